@@ -1,0 +1,41 @@
+"""Errors that a user can act on; each message says what was got, what the rule is and how to fix it.
+
+```
+ConvLoraError
+├── ConfigError        a key or value of the configuration or the command line
+├── DataError          an image, a mask or the layout of a data set
+├── WeightsError       a backbone or adapter file that does not fit
+├── TargetError        a method that finds nothing to adapt
+└── MissingExtraError  an optional dependency that is not installed
+```
+"""
+
+
+class ConvLoraError(Exception):
+    """Base of all errors that a user can act on; the command line prints it without a traceback."""
+
+
+class ConfigError(ConvLoraError):
+    """A key or value of the configuration is not valid."""
+
+
+class DataError(ConvLoraError):
+    """An image, a mask or the layout of a data set is not valid."""
+
+
+class WeightsError(ConvLoraError):
+    """A backbone or adapter file is missing, damaged or does not fit."""
+
+
+class TargetError(ConvLoraError):
+    """A method found no module to adapt."""
+
+
+class MissingExtraError(ConvLoraError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, feature: str, extra: str, package: str) -> None:
+        super().__init__(
+            f"{feature} needs the package '{package}', which is not installed.\n"
+            f"Install it with: pip install 'convlora[{extra}]'"
+        )
