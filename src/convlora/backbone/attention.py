@@ -1,0 +1,85 @@
+"""Multi-head self-attention with decomposed relative positions (MViTv2, Li et al. 2022; SAM's encoder)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def relative_positions(table: Tensor, size: int) -> Tensor:
+    """Embedding of the offset from every query to every key along one axis.
+
+    Args:
+        table: (2 n - 1, d) learned embeddings of the offsets -(n-1) .. n-1.
+        size: number of positions on the axis; the table is resampled linearly when it is not n.
+
+    Returns:
+        (size, size, d); entry [q, k] belongs to the offset q - k.
+    """
+    length = 2 * size - 1
+    if table.shape[0] != length:
+        table = F.interpolate(table.T[None], size=length, mode="linear")[0].T
+    position = torch.arange(size, device=table.device)
+    return table[position[:, None] - position[None, :] + size - 1]
+
+
+class Attention(nn.Module):
+    """Self-attention on a channel-last map; logits are q.k / sqrt(d) + q.R_h[row] + q.R_w[column].
+
+    The positional terms are carried by H + W extra channels: q.R_h and q.R_w beside the scaled query, the
+    one-hot row and column of the key beside the key. So any fused attention kernel computes them, and the
+    (H W) x (H W) bias that Meta's and transformers' code build is never held.
+
+    Args:
+        dim: channels C.
+        num_heads: heads; d = C / num_heads.
+        grid: positions a side (height, width) that the relative tables are made for.
+        qkv_bias: whether the fused q, k, v projection has a bias.
+        use_rel_pos: whether relative positions are added.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, grid: int, qkv_bias: bool = True, use_rel_pos: bool = True
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.use_rel_pos = use_rel_pos
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        if use_rel_pos:
+            self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid - 1, dim // num_heads))
+            self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid - 1, dim // num_heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within each map: (B, H, W, C) to (B, H, W, C)."""
+        B, H, W, _ = x.shape
+        qkv = self.qkv(x).reshape(B, H * W, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, H W, d)
+        if self.use_rel_pos:
+            out = self._attend_with_positions(q, k, v, H, W)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(out.transpose(1, 2).reshape(B, H, W, -1))
+
+    def _attend_with_positions(self, q: Tensor, k: Tensor, v: Tensor, H: int, W: int) -> Tensor:
+        d = q.shape[-1]
+        by_row, by_column = self._position_logits(q, H, W)
+        q = torch.cat([q * d**-0.5, by_row, by_column], dim=-1)
+        k = torch.cat([k, _rows_and_columns(k, H, W)], dim=-1)
+        v = F.pad(v, (0, H + W))  # fused kernels want one width for q, k and v
+        return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :d]
+
+    def _position_logits(self, q: Tensor, H: int, W: int) -> tuple[Tensor, Tensor]:
+        """Logit of every query (unscaled) for each row (B, heads, H W, H) and column (B, heads, H W, W)."""
+        q_map = q.unflatten(2, (H, W))
+        R_h = relative_positions(self.rel_pos_h, H).to(q.dtype)
+        R_w = relative_positions(self.rel_pos_w, W).to(q.dtype)
+        by_row = torch.einsum("bnhwd,hkd->bnhwk", q_map, R_h).flatten(2, 3)
+        by_column = torch.einsum("bnhwd,wkd->bnhwk", q_map, R_w).flatten(2, 3)
+        return by_row, by_column
+
+
+def _rows_and_columns(k: Tensor, H: int, W: int) -> Tensor:
+    """One-hot row and column of every key: (B, heads, H W, H + W)."""
+    rows = torch.eye(H, dtype=k.dtype, device=k.device).repeat_interleave(W, dim=0)
+    columns = torch.eye(W, dtype=k.dtype, device=k.device).repeat(H, 1)
+    return torch.cat([rows, columns], dim=1).expand(k.shape[0], k.shape[1], -1, -1)

@@ -1,0 +1,39 @@
+"""Random weights: where pretraining starts, and the baseline of an untrained encoder."""
+
+import torch
+from torch import Tensor, nn
+
+from convlora.backbone.presets import SamSpec
+from convlora.backbone.sam import Sam
+
+
+def random_sam(spec: SamSpec, seed: int = 0) -> Sam:
+    """Build a SAM with random weights; the caller's random state is left as it was.
+
+    Linear layers are truncated normal (0.02) as in ViT, the position embedding is sine-cosine as in MAE,
+    relative positions start at zero as in ViTDet.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sam = Sam(spec)
+        for module in sam.image_encoder.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if sam.image_encoder.pos_embed is not None:
+            sam.image_encoder.pos_embed.data = sine_cosine_positions(
+                spec.encoder.grid, spec.encoder.embed_dim
+            )
+    return sam
+
+
+def sine_cosine_positions(grid: int, dim: int) -> Tensor:
+    """Fixed 2-D position embedding (1, grid, grid, dim): a quarter each of sin y, cos y, sin x, cos x."""
+    quarter = dim // 4
+    frequency = 10000.0 ** (-torch.arange(quarter) / quarter)
+    phase = torch.arange(grid)[:, None] * frequency  # (grid, quarter)
+    waves = torch.cat([phase.sin(), phase.cos()], dim=1)  # (grid, dim / 2)
+    rows = waves[:, None].expand(grid, grid, -1)
+    columns = waves[None].expand(grid, grid, -1)
+    return torch.cat([rows, columns], dim=-1)[None]

@@ -1,0 +1,181 @@
+"""Numbers of a SAM from transformers' config.json or from the shapes of Meta's tensors, and back."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from convlora.backbone.presets import DecoderSpec, EncoderSpec, SamSpec
+from convlora.errors import WeightsError
+
+# What transformers leaves out of config.json when it equals its own default (SamVisionConfig and siblings).
+_VISION_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 768,
+    "output_channels": 256,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 1024,
+    "patch_size": 16,
+    "mlp_ratio": 4.0,
+    "mlp_dim": None,
+    "qkv_bias": True,
+    "use_abs_pos": True,
+    "use_rel_pos": True,
+    "window_size": 14,
+    "global_attn_indexes": (2, 5, 8, 11),
+}
+_DECODER_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 256,
+    "mlp_dim": 2048,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "attention_downsample_rate": 2,
+    "num_multimask_outputs": 3,
+    "iou_head_depth": 3,
+    "iou_head_hidden_dim": 256,
+}
+
+
+def spec_from_config(config: Mapping[str, Any], source: Path) -> SamSpec:
+    """Read transformers' `SamConfig` dictionary.
+
+    Raises:
+        WeightsError: it describes another kind of model.
+    """
+    if config.get("model_type") != "sam" or "vision_config" not in config:
+        raise WeightsError(
+            f"{source} describes a model of type '{config.get('model_type')}'; only 'sam' (the first Segment "
+            "Anything Model) can be loaded. Use facebook/sam-vit-base, -large or -huge."
+        )
+    vision = _VISION_DEFAULTS | config["vision_config"]
+    decoder = _DECODER_DEFAULTS | config.get("mask_decoder_config", {})
+    prompt = config.get("prompt_encoder_config", {})
+    encoder_spec = EncoderSpec(
+        embed_dim=vision["hidden_size"],
+        depth=vision["num_hidden_layers"],
+        num_heads=vision["num_attention_heads"],
+        global_attn_indexes=tuple(vision["global_attn_indexes"]),
+        image_size=vision["image_size"],
+        patch_size=vision["patch_size"],
+        window_size=vision["window_size"],
+        mlp_dim=vision["mlp_dim"] or int(vision["hidden_size"] * vision["mlp_ratio"]),
+        out_channels=vision["output_channels"],
+        qkv_bias=vision["qkv_bias"],
+        use_abs_pos=vision["use_abs_pos"],
+        use_rel_pos=vision["use_rel_pos"],
+    )
+    decoder_spec = DecoderSpec(
+        dim=decoder["hidden_size"],
+        mlp_dim=decoder["mlp_dim"],
+        depth=decoder["num_hidden_layers"],
+        num_heads=decoder["num_attention_heads"],
+        attention_downsample_rate=decoder["attention_downsample_rate"],
+        num_multimask_outputs=decoder["num_multimask_outputs"],
+        iou_head_depth=decoder["iou_head_depth"],
+        iou_head_hidden_dim=decoder["iou_head_hidden_dim"],
+        mask_input_channels=prompt.get("mask_input_channels", 16),
+    )
+    return SamSpec(encoder_spec, decoder_spec)
+
+
+def spec_to_config(spec: SamSpec) -> dict[str, Any]:
+    """Write transformers' `SamConfig` dictionary; inverse of `spec_from_config`."""
+    encoder, decoder = spec.encoder, spec.decoder
+    return {
+        "architectures": ["SamModel"],
+        "model_type": "sam",
+        "vision_config": {
+            "model_type": "sam_vision_model",
+            "hidden_size": encoder.embed_dim,
+            "output_channels": encoder.out_channels,
+            "num_hidden_layers": encoder.depth,
+            "num_attention_heads": encoder.num_heads,
+            "num_channels": 3,
+            "image_size": encoder.image_size,
+            "patch_size": encoder.patch_size,
+            "mlp_dim": encoder.hidden_mlp_dim,
+            "qkv_bias": encoder.qkv_bias,
+            "use_abs_pos": encoder.use_abs_pos,
+            "use_rel_pos": encoder.use_rel_pos,
+            "window_size": encoder.window_size,
+            "global_attn_indexes": list(encoder.global_attn_indexes),
+            "num_pos_feats": decoder.dim // 2,
+        },
+        "prompt_encoder_config": {
+            "model_type": "sam_prompt_encoder",
+            "hidden_size": decoder.dim,
+            "image_size": encoder.image_size,
+            "patch_size": encoder.patch_size,
+            "mask_input_channels": decoder.mask_input_channels,
+        },
+        "mask_decoder_config": {
+            "model_type": "sam_mask_decoder",
+            "hidden_size": decoder.dim,
+            "mlp_dim": decoder.mlp_dim,
+            "num_hidden_layers": decoder.depth,
+            "num_attention_heads": decoder.num_heads,
+            "attention_downsample_rate": decoder.attention_downsample_rate,
+            "num_multimask_outputs": decoder.num_multimask_outputs,
+            "iou_head_depth": decoder.iou_head_depth,
+            "iou_head_hidden_dim": decoder.iou_head_hidden_dim,
+        },
+    }
+
+
+def spec_from_tensors(tensors: Mapping[str, Tensor], source: Path) -> SamSpec:
+    """Infer the numbers from the shapes in Meta's checkpoint; heads, windows and global blocks included.
+
+    Raises:
+        WeightsError: a tensor that the shapes are read from is missing.
+    """
+    try:
+        return SamSpec(_encoder_from(tensors), _decoder_from(tensors))
+    except KeyError as error:
+        raise WeightsError(
+            f"{source} has no tensor {error}, so it is not a SAM checkpoint with Meta's names. "
+            "Give one of Meta's sam_vit_*.pth, or a Hugging Face folder."
+        ) from error
+
+
+def _encoder_from(tensors: Mapping[str, Tensor]) -> EncoderSpec:
+    patch = tensors["image_encoder.patch_embed.proj.weight"]
+    _, grid, _, dim = tensors["image_encoder.pos_embed"].shape
+    tables = _numbered(tensors, r"image_encoder\.blocks\.(\d+)\.attn\.rel_pos_h")
+    if not tables:
+        raise KeyError("image_encoder.blocks.0.attn.rel_pos_h")
+    spans = {number: (table.shape[0] + 1) // 2 for number, table in tables.items()}
+    windows = [span for span in spans.values() if span != grid]
+    return EncoderSpec(
+        embed_dim=dim,
+        depth=len(tables),
+        num_heads=dim // tables[0].shape[1],
+        global_attn_indexes=tuple(sorted(number for number, span in spans.items() if span == grid)),
+        image_size=grid * patch.shape[-1],
+        patch_size=patch.shape[-1],
+        window_size=windows[0] if windows else 0,
+        mlp_dim=tensors["image_encoder.blocks.0.mlp.lin1.weight"].shape[0],
+        out_channels=tensors["image_encoder.neck.0.weight"].shape[0],
+        qkv_bias="image_encoder.blocks.0.attn.qkv.bias" in tensors,
+    )
+
+
+def _decoder_from(tensors: Mapping[str, Tensor]) -> DecoderSpec:
+    tokens, dim = tensors["mask_decoder.mask_tokens.weight"].shape
+    layer = "mask_decoder.transformer.layers.0"
+    inner = tensors[f"{layer}.cross_attn_token_to_image.q_proj.weight"].shape[0]
+    return DecoderSpec(
+        dim=dim,
+        mlp_dim=tensors[f"{layer}.mlp.lin1.weight"].shape[0],
+        depth=len(_numbered(tensors, r"mask_decoder\.transformer\.layers\.(\d+)\.norm1\.weight")),
+        attention_downsample_rate=dim // inner,
+        num_multimask_outputs=tokens - 1,
+        iou_head_depth=len(_numbered(tensors, r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\.weight")),
+        iou_head_hidden_dim=tensors["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
+        mask_input_channels=tensors["prompt_encoder.mask_downscaling.3.weight"].shape[0],
+    )
+
+
+def _numbered(tensors: Mapping[str, Tensor], pattern: str) -> dict[int, Tensor]:
+    return {int(match[1]): tensors[match[0]] for name in tensors if (match := re.fullmatch(pattern, name))}

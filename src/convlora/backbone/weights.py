@@ -1,0 +1,206 @@
+"""Read SAM's weights, strictly: bundled, a Hugging Face folder or hub id, or Meta's `.pth`."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from convlora.backbone.initialise import random_sam
+from convlora.backbone.key_maps import from_transformers, to_transformers
+from convlora.backbone.presets import BACKBONES, SamSpec
+from convlora.backbone.sam import Sam
+from convlora.backbone.spec_io import spec_from_config, spec_from_tensors, spec_to_config
+from convlora.errors import WeightsError
+
+BUNDLED = Path(__file__).parent / "sam_tiny"
+_CONFIG, _TENSORS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class LoadedSam:
+    """A SAM with its weights and where they came from."""
+
+    sam: Sam
+    source: str
+    fingerprint: str
+
+
+def load_sam(source: str | Path) -> LoadedSam:
+    """Load a SAM.
+
+    Args:
+        source: `sam-tiny` (bundled); a hub id such as `facebook/sam-vit-base`; a folder with config.json and
+            model.safetensors as transformers writes it; Meta's `.pth`; or `random:NAME`, the shape of a
+            preset with random weights (a baseline).
+
+    Returns:
+        The model in fp32 on the CPU, with a fingerprint of its weights.
+
+    Raises:
+        WeightsError: the source does not exist, is damaged, or its tensors do not fit.
+    """
+    name = str(source)
+    if name.startswith("random:"):
+        sam = random_sam(_preset(name.removeprefix("random:")))
+    elif name == "sam-tiny":
+        sam = _load_folder(BUNDLED)
+    elif Path(name).is_dir():
+        sam = _load_folder(Path(name))
+    elif Path(name).suffix in {".pth", ".pt"}:
+        sam = _load_meta(Path(name))
+    else:
+        sam = _load_folder(_download(name))
+    return LoadedSam(sam, name, fingerprint(sam.state_dict()))
+
+
+def save_sam(sam: Sam, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write config.json and model.safetensors under transformers' names; `SamModel` loads them too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    depth = sam.spec.decoder.iou_head_depth
+    tensors = {
+        to_transformers(name, depth): tensor.detach().to("cpu", dtype).contiguous()
+        for name, tensor in sam.state_dict().items()
+    }
+    save_file(tensors, folder / _TENSORS, metadata={"format": "pt"})
+    (folder / _CONFIG).write_text(json.dumps(spec_to_config(sam.spec), indent=2) + "\n")
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Hash that tells one set of weights from another, the same for every file format they came from.
+
+    Of each tensor its name, shape and up to 1,024 evenly spaced values (in fp32) are hashed, so that it
+    takes milliseconds even for ViT-H.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        flat = tensors[name].detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 1024)].to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _preset(name: str) -> SamSpec:
+    if name not in BACKBONES:
+        raise WeightsError(f"random:{name} names no preset. The presets are: {', '.join(BACKBONES)}.")
+    return BACKBONES[name]
+
+
+def _download(name: str) -> Path:
+    """Fetch a hub repository's configuration and tensors into the cache; offline mode is honoured."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[_CONFIG, "*.safetensors", _INDEX]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise WeightsError(
+            f"The backbone '{name}' is not a preset ({', '.join(BACKBONES)}), a folder or a file that exists "
+            f"here, and it could not be fetched from the Hugging Face hub:\n  {_first_line(error)}\n"
+            "Check the spelling and the network. On a machine without network, download the folder elsewhere "
+            "(config.json and model.safetensors) and give its path."
+        ) from error
+
+
+def _load_folder(folder: Path) -> Sam:
+    config_file = folder / _CONFIG
+    try:
+        config = json.loads(config_file.read_text())
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"{folder} holds no {_CONFIG}. A backbone folder has {_CONFIG} and {_TENSORS}, as written by "
+            "transformers' save_pretrained."
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{config_file} is not valid JSON ({error}). Download it again.") from error
+    spec = spec_from_config(config, config_file)
+    depth = spec.decoder.iou_head_depth
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in _read_safetensors(folder).items():
+        tensors[from_transformers(name, depth)] = tensor
+    return _assemble(spec, tensors, folder)
+
+
+def _read_safetensors(folder: Path) -> dict[str, Tensor]:
+    index = folder / _INDEX
+    names = (
+        sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [_TENSORS]
+    )
+    tensors: dict[str, Tensor] = {}
+    for file in (folder / name for name in names):
+        try:
+            tensors |= load_file(file)
+        except FileNotFoundError as error:
+            raise WeightsError(f"{file} does not exist; download the whole backbone folder again.") from error
+        except SafetensorError as error:
+            raise WeightsError(
+                f"{file} is damaged ({error}), perhaps a download that was cut off. "
+                "Delete it and fetch it again."
+            ) from error
+    return tensors
+
+
+def _load_meta(file: Path) -> Sam:
+    try:
+        tensors: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{file} does not exist. Give the path of one of Meta's sam_vit_*.pth.") from error
+    except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError
+        raise WeightsError(
+            f"{file} cannot be read as tensors ({_first_line(error)}). It is damaged, or not one of Meta's "
+            "sam_vit_*.pth; for safety, files that hold anything but tensors are refused."
+        ) from error
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise WeightsError(
+            f"{file} holds no plain table of tensors. It looks like a training checkpoint of another tool; "
+            "give one of Meta's sam_vit_*.pth."
+        )
+    return _assemble(spec_from_tensors(tensors, file), tensors, file)
+
+
+def _assemble(spec: SamSpec, tensors: Mapping[str, Tensor], source: Path) -> Sam:
+    with torch.device("meta"):
+        sam = Sam(spec)
+    check_tensors(sam.state_dict(), tensors, str(source))
+    sam.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
+    return sam.requires_grad_(True)
+
+
+def check_tensors(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], source: str) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        WeightsError: any is missing, unexpected or of another shape; the message lists the groups.
+    """
+    misshapen = [
+        f"{name}: {tuple(got[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & got.keys())
+        if got[name].shape != wanted[name].shape
+    ]
+    groups = {
+        "missing": sorted(wanted.keys() - got.keys()),
+        "unexpected": sorted(got.keys() - wanted.keys()),
+        "of another shape": misshapen,
+    }
+    report = [f"  {len(names)} {kind}: {_some(names)}" for kind, names in groups.items() if names]
+    if report:
+        raise WeightsError(
+            f"The tensors of {source} do not fit; nothing was loaded.\n" + "\n".join(report) + "\n"
+            "Check that the file belongs to this model and is complete."
+        )
+
+
+def _some(names: list[str], limit: int = 6) -> str:
+    more = f", and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

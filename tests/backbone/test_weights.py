@@ -1,0 +1,215 @@
+"""Weights from every source, strictly; and what a user reads when they do not fit."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sam_pairs import SPEC, assert_close, ours, transformers_sam
+from transformers import SamModel
+
+from convlora.backbone.initialise import random_sam
+from convlora.backbone.presets import BACKBONES, SAM_TINY
+from convlora.backbone.spec_io import spec_from_config, spec_to_config
+from convlora.backbone.weights import BUNDLED, fingerprint, load_sam, save_sam
+from convlora.errors import WeightsError
+
+IMAGE = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+CLICK = (torch.tensor([[[[40.0, 70.0]]]]), torch.ones(1, 1, 1, dtype=torch.long))
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    return transformers_sam()
+
+
+@pytest.fixture
+def folder(theirs, tmp_path):
+    theirs.save_pretrained(tmp_path / "sam")
+    return tmp_path / "sam"
+
+
+@pytest.fixture
+def meta_file(theirs, tmp_path):
+    torch.save(ours(theirs).state_dict(), tmp_path / "sam_small.pth")
+    return tmp_path / "sam_small.pth"
+
+
+def test_folder_that_transformers_wrote(theirs, folder):
+    loaded = load_sam(folder)
+    assert loaded.sam.spec == spec_from_config(theirs.config.to_dict(), folder)
+    with torch.no_grad():
+        want = theirs(pixel_values=IMAGE, input_points=CLICK[0], input_labels=CLICK[1])
+        assert_close(loaded.sam(IMAGE, *CLICK)[0], want.pred_masks)
+
+
+def test_sharded_folder(theirs, tmp_path):
+    theirs.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert load_sam(tmp_path).fingerprint == fingerprint(ours(theirs).state_dict())
+
+
+def test_meta_file_gives_the_same_model(folder, meta_file):
+    a, b = load_sam(folder), load_sam(meta_file)
+    assert a.fingerprint == b.fingerprint
+    assert b.sam.spec.encoder == SPEC.encoder.__class__(**{**vars(SPEC.encoder), "mlp_dim": 192})
+    with torch.no_grad():
+        # num_heads of the decoder is in no shape; Meta's models have 8, this one 4
+        assert torch.equal(a.sam.image_encoder(IMAGE), b.sam.image_encoder(IMAGE))
+
+
+def test_what_we_save_transformers_loads(theirs, tmp_path):
+    save_sam(ours(theirs), tmp_path)
+    model = SamModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        want = theirs(pixel_values=IMAGE, input_points=CLICK[0], input_labels=CLICK[1])
+        got = model(pixel_values=IMAGE, input_points=CLICK[0], input_labels=CLICK[1])
+    assert_close(got.pred_masks, want.pred_masks, 1e-6)
+
+
+def test_half_precision_files_load_as_fp32(theirs, tmp_path):
+    save_sam(ours(theirs), tmp_path, torch.float16)
+    sam = load_sam(tmp_path).sam
+    assert {p.dtype for p in sam.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("spec", [SPEC, *BACKBONES.values()])
+def test_numbers_survive_config_json(spec, tmp_path):
+    config = json.loads(json.dumps(spec_to_config(spec)))
+    back = spec_from_config(config, tmp_path)
+    assert spec_to_config(back) == config
+    assert back.encoder.hidden_mlp_dim == spec.encoder.hidden_mlp_dim
+
+
+def test_bundled_backbone():
+    loaded = load_sam("sam-tiny")
+    assert loaded.sam.spec.encoder.embed_dim == SAM_TINY.encoder.embed_dim
+    count = sum(p.numel() for p in loaded.sam.parameters())
+    assert 4e6 <= count <= 8e6
+    assert (BUNDLED / "model.safetensors").stat().st_size <= 20e6
+    assert {t.dtype for t in load_file(BUNDLED / "model.safetensors").values()} == {torch.float16}
+    assert loaded.fingerprint != load_sam("random:sam-tiny").fingerprint
+
+
+def test_random_is_the_same_every_time_and_leaves_the_random_state():
+    state = torch.random.get_rng_state()
+    a, b = random_sam(SPEC), random_sam(SPEC)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert fingerprint(a.state_dict()) == fingerprint(b.state_dict())
+    assert fingerprint(random_sam(SPEC, seed=1).state_dict()) != fingerprint(a.state_dict())
+
+
+def test_fingerprint_sees_any_tensor_change():
+    state = random_sam(SPEC).state_dict()
+    before = fingerprint(state)
+    for name in ("mask_decoder.iou_token.weight", "image_encoder.blocks.2.attn.qkv.bias"):
+        changed = dict(state)
+        changed[name] = state[name] + 1
+        assert fingerprint(changed) != before
+
+
+def _damage(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_groups_of_bad_tensors_are_listed(folder):
+    def change(tensors):
+        del tensors["vision_encoder.layers.0.attn.qkv.weight"]
+        tensors["vision_encoder.surprise"] = torch.zeros(1)
+        tensors["vision_encoder.pos_embed"] = torch.zeros(1, 9, 9, 48)
+
+    _damage(folder, change)
+    with pytest.raises(WeightsError) as error:
+        load_sam(folder)
+    text = str(error.value)
+    assert "1 missing: image_encoder.blocks.0.attn.qkv.weight" in text
+    assert "1 unexpected: vision_encoder.surprise" in text
+    assert "1 of another shape: image_encoder.pos_embed: (1, 9, 9, 48) instead of (1, 10, 10, 48)" in text
+    assert "nothing was loaded" in text
+
+
+def test_long_lists_are_cut(folder):
+    _damage(folder, lambda tensors: [tensors.pop(k) for k in list(tensors) if "layers.0" in k])
+    with pytest.raises(WeightsError, match=r"missing: .*, and \d+ more"):
+        load_sam(folder)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "holds no config.json"),
+        (lambda f: (f / "config.json").write_text("{"), "is not valid JSON"),
+        (
+            lambda f: (f / "config.json").write_text('{"model_type": "sam2"}'),
+            "model of type 'sam2'; only 'sam'",
+        ),
+        (lambda f: (f / "model.safetensors").unlink(), "does not exist; download the whole"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 50), "is damaged"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]),
+            "is damaged",
+        ),
+    ],
+    ids=["no config", "bad json", "other model", "no tensors", "garbage", "cut off"],
+)
+def test_broken_folders(folder, break_it, message):
+    break_it(folder)
+    with pytest.raises(WeightsError, match=message):
+        load_sam(folder)
+
+
+class _NotATensor:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": {"a": torch.zeros(1)}}, "no plain table of tensors"),
+        ({"a": torch.zeros(1)}, "has no tensor 'image_encoder.patch_embed.proj.weight'"),
+        ({"a": _NotATensor()}, "cannot be read as tensors"),
+    ],
+    ids=["training checkpoint", "other model", "pickled object"],
+)
+def test_broken_meta_files(tmp_path, content, message):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=message):
+        load_sam(tmp_path / "x.pth")
+
+
+def test_meta_file_that_is_not_there(tmp_path):
+    with pytest.raises(WeightsError, match=re.escape(f"{tmp_path / 'no.pth'} does not exist")):
+        load_sam(tmp_path / "no.pth")
+
+
+def test_unknown_name_without_network(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        WeightsError, match=r"(?s)'facebook/sam-vit-bse' is not a preset.*could not be fetched"
+    ):
+        load_sam("facebook/sam-vit-bse")
+
+
+def test_hub_id_reads_the_cache(theirs, folder, monkeypatch):
+    """A hub id goes through huggingface_hub's snapshot_download; here it answers from the disk."""
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda name, **options: asked.append((name, options)) or str(folder),
+    )
+    loaded = load_sam("facebook/sam-vit-base")
+    assert loaded.source == "facebook/sam-vit-base"
+    assert asked[0][0] == "facebook/sam-vit-base"
+    assert set(asked[0][1]["allow_patterns"]) == {
+        "config.json",
+        "*.safetensors",
+        "model.safetensors.index.json",
+    }
+
+
+def test_unknown_preset():
+    with pytest.raises(WeightsError, match=r"random:vit_x names no preset\. The presets are: sam-tiny"):
+        load_sam("random:vit_x")
