@@ -1,0 +1,201 @@
+"""What a fine-tuning method is, and the table of all methods.
+
+A method is a frozen dataclass: its fields are its configuration, its command-line options and its
+documentation. Its one verb, `install`, changes an encoder in place and returns the parameters to train.
+Everything else (freezing, counting, saving, merging, collecting side losses) is written once, in
+`convlora.adapters.inject`.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from convlora.errors import ConfigError
+
+
+class Block(Protocol):
+    """What methods may rely on in a transformer block.
+
+    Attributes:
+        attn: has `qkv`, one nn.Linear from C to 3 C for query, key and value, and `proj`, C to C.
+        mlp: has `lin1` and `lin2`.
+        window_size: side of the attention window; 0 in a global block.
+
+    The linear layers are called on channel-last maps (B', H', W', C). Where attention is windowed, those of
+    `attn` see one window per batch entry, zero padded at the right and bottom of the map.
+    """
+
+    attn: nn.Module
+    mlp: nn.Module
+    window_size: int
+
+
+class Method(Protocol):
+    """One way to fine-tune an encoder: a frozen dataclass that subclasses this and is registered.
+
+    Attributes:
+        name: unique, lower case, words joined by hyphens; what `--method` takes.
+        trains_encoder: False for a method that leaves the whole encoder frozen.
+    """
+
+    name: ClassVar[str]
+    trains_encoder: ClassVar[bool] = True
+
+    def install(self, encoder: nn.Module) -> list[nn.Parameter]:
+        """Change `encoder` (`blocks` is an nn.ModuleList of `Block`) in place.
+
+        Returns:
+            Exactly the parameters to train, each a parameter of the changed encoder.
+
+        Raises:
+            TargetError: there is nothing to adapt.
+        """
+        ...
+
+    def parameters_without_task_gradient(self) -> dict[str, str]:
+        """Ends of the names of parameters that the task loss never reaches, each with the reason."""
+        return {}
+
+
+@runtime_checkable
+class Mergeable(Protocol):
+    """An adapted layer whose update can be folded into a plain layer."""
+
+    def merged(self) -> nn.Module:
+        """The plain layer that computes the same function."""
+        ...
+
+
+@runtime_checkable
+class Unmergeable(Protocol):
+    """An adapted layer that no plain layer equals."""
+
+    unmergeable_because: ClassVar[str]
+
+
+@runtime_checkable
+class HasAuxLoss(Protocol):
+    """A layer with a side loss: a scalar written by `forward` in training mode, None otherwise."""
+
+    aux_loss: Tensor | None
+
+
+class AuxLossMixin:
+    """Holds `aux_loss` and leaves it out of copies and pickles, which a tensor with a graph would break."""
+
+    aux_loss: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "aux_loss": None}
+
+
+def autocast_active(device_type: str) -> bool:
+    """Whether autocast is on for the device type; False for those that have none, such as meta."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def autocast_off(device_type: str) -> AbstractContextManager[object]:
+    """Context that computes in the dtype of the operands; enters nothing where autocast is off already."""
+    if autocast_active(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """Float32 for the half precisions, else `dtype`."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+# --- the table of methods ---
+
+_METHODS: dict[str, type[Method]] = {}
+_M = TypeVar("_M", bound=type[Method])
+
+
+def register(method: _M) -> _M:
+    """Class decorator that adds a method to the table.
+
+    Raises:
+        ValueError: the name is not lower-case words joined by hyphens, or is taken; the class is not a frozen
+            dataclass; a field has no help text.
+    """
+    name = getattr(method, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise ValueError(f"{method.__name__}.name must be lower-case words joined by hyphens, got {name!r}.")
+    if name in _METHODS:
+        raise ValueError(f"The name {name!r} of {method.__name__} is taken by {_METHODS[name].__name__}.")
+    parameters = getattr(method, "__dataclass_params__", None)
+    if parameters is None or not parameters.frozen:
+        raise ValueError(f"{method.__name__} must be a frozen dataclass.")
+    without_help = [f.name for f in _fields(method) if not f.metadata.get("help")]
+    if without_help:
+        raise ValueError(f"{method.__name__} needs metadata={{'help': ...}} on: {', '.join(without_help)}.")
+    _METHODS[name] = method
+    return method
+
+
+def methods() -> dict[str, type[Method]]:
+    """All methods by name."""
+    return dict(_METHODS)
+
+
+def build_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
+    """Make a method from its name and options as read from YAML or the command line; lists become tuples.
+
+    Raises:
+        ConfigError: the name or an option is unknown (with the nearest known one), or a value is not valid.
+    """
+    if name not in _METHODS:
+        raise ConfigError(_unknown("method", name, _METHODS))
+    method = _METHODS[name]
+    known = [f.name for f in _fields(method)]
+    values = dict(options or {})
+    for option in values:
+        if option not in known:
+            raise ConfigError(_unknown(f"option of {name}", option, known))
+    return method(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _fields(method: type[Method]) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(method)  # type: ignore[arg-type]  # register() lets only dataclasses in
+
+
+def _unknown(kind: str, got: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    near = difflib.get_close_matches(str(got), known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"Unknown {kind}: {got!r}.{hint} Available: {', '.join(known) or 'none'}."
+
+
+# --- checks of a method's fields, called from __post_init__ ---
+
+
+def check_option(method: Method, field: str, valid: bool, rule: str) -> None:
+    """Raise a ConfigError that names the field, its value and the rule unless `valid`."""
+    if not valid:
+        raise ConfigError(f"{method.name}: {field} must be {rule}, got {getattr(method, field)!r}.")
+
+
+def is_int(value: object, minimum: int) -> bool:
+    """Whether `value` is an integer (True and False are not) of at least `minimum`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def is_number(value: object, minimum: float = 0.0) -> bool:
+    """Whether `value` is a finite int or float (True and False are not) of at least `minimum`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value >= minimum  # type: ignore[operator,arg-type]
+
+
+def check_targets(method: Method, targets: object) -> None:
+    """Raise a ConfigError unless `targets` is a non-empty tuple of different names."""
+    valid = isinstance(targets, tuple) and 0 < len(targets) == len(set(targets))
+    valid = valid and all(isinstance(t, str) and t for t in cast(tuple[object, ...], targets))
+    check_option(method, "targets", valid, "a list of different layer names such as ['attn.qkv']")

@@ -1,0 +1,149 @@
+"""Conv-LoRA (Zhong et al., ICLR 2024): LoRA with a mixture of multi-scale convolution experts."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from convlora.adapters.base import (
+    AuxLossMixin,
+    Method,
+    at_least_float32,
+    check_option,
+    check_targets,
+    is_int,
+    is_number,
+    register,
+)
+from convlora.adapters.experts import MultiScaleExperts
+from convlora.adapters.gating import NoisyTopKGate
+from convlora.adapters.inject import replace_module, target_linears
+from convlora.adapters.lora import check_low_rank, new_low_rank_pair, project, updated_linear
+from convlora.errors import TargetError
+
+_GATE_REASON = "with top_k=1 the gate's weight is exactly 1, so only the balance loss trains the router"
+
+
+@register
+@dataclass(frozen=True)
+class ConvLora(Method):
+    """LoRA whose low-rank features also pass one of several convolutions, each at its own scale.
+
+    The update of a layer is (alpha / rank) B (z + E_g(z)) with z = A x; a gate picks the expert g per sample,
+    which in a windowed block is a window. Equations and differences from the paper: `ConvLoRALinear`.
+    """
+
+    name: ClassVar[str] = "conv-lora"
+
+    rank: int = dataclasses.field(default=3, metadata={"help": "Rank of the update."})
+    alpha: float = dataclasses.field(default=32.0, metadata={"help": "The update is scaled by alpha / rank."})
+    scales: tuple[int, ...] = dataclasses.field(
+        default=(1, 2, 3, 4, 5, 6, 7, 8), metadata={"help": "Upsampling factor of each expert."}
+    )
+    top_k: int = dataclasses.field(
+        default=1, metadata={"help": "Experts per sample; from 2 on the task loss trains the router too."}
+    )
+    targets: tuple[str, ...] = dataclasses.field(
+        default=("attn.qkv",), metadata={"help": "Linear layers of every block to adapt, by exact name."}
+    )
+    balance_weight: float = dataclasses.field(
+        default=0.01, metadata={"help": "Weight of the loss that spreads the samples over the experts."}
+    )
+
+    def __post_init__(self) -> None:
+        check_low_rank(self, self.rank, self.alpha)
+        scales = isinstance(self.scales, tuple) and self.scales and all(is_int(s, 1) for s in self.scales)
+        check_option(self, "scales", bool(scales), "a list of integers of at least 1")
+        top_k = is_int(self.top_k, 1) and self.top_k <= len(self.scales)
+        check_option(self, "top_k", top_k, f"an integer from 1 to the number of scales, {len(self.scales)}")
+        check_targets(self, self.targets)
+        check_option(self, "balance_weight", is_number(self.balance_weight), "a number of at least 0")
+
+    def install(self, encoder: nn.Module) -> list[nn.Parameter]:
+        """Wrap each target; see `Method.install`."""
+        parameters: list[nn.Parameter] = []
+        for name, base in target_linears(encoder, self.targets):
+            layer = ConvLoRALinear(base, self.rank, self.alpha, self.scales, self.top_k, self.balance_weight)
+            replace_module(encoder, name, layer)
+            parameters += [layer.lora_A, layer.lora_B, *layer.gate.parameters(), *layer.experts.parameters()]
+        return parameters
+
+    def parameters_without_task_gradient(self) -> dict[str, str]:
+        """The router, where top_k is 1; see `Method`."""
+        return {} if self.top_k > 1 else {"gate.w_gate": _GATE_REASON, "gate.w_noise": _GATE_REASON}
+
+
+class ConvLoRALinear(AuxLossMixin, nn.Module):
+    """A frozen linear layer with a Conv-LoRA update.
+
+        z = A x,    h = W x + b + (alpha / r) B (z + sum_k g_k E_(i_k)(z))
+
+    where A (r, in) and B (out, r) are the low-rank pair (B starts at zero, so the layer starts as its
+    base), E_i is expert i (`experts`: bicubic up by scales[i], 3x3 convolution, GELU, bicubic down), and
+    the g_k and i_k come from a noisy top-k gate on the mean of z over the map (`gating`). In training
+    mode, forward writes `aux_loss` = balance_weight (CV^2(importance) + CV^2(load)); in evaluation it is
+    None.
+
+    Source: Zhong et al., "Convolution Meets LoRA", ICLR 2024 (arXiv 2401.17868), and its official code
+    (AutoGluon). As in the code, and beyond the formula of the paper, there is the identity path z + E(z),
+    a GELU follows the convolution, and in windowed blocks each window is routed, and padded, on its own.
+
+    Differs from the official code in that
+
+    - it returns one tensor; the balance loss is an attribute;
+    - experts run without the upsampled map, exactly (`experts`), and routing never waits for the device;
+    - maps need not be square, and a flattened map is refused: its sides are not guessed;
+    - for top_k > 1 the output is the weighted sum, not log(sum(exp)), and the task loss trains the router.
+      With top_k = 1 it cannot, there or here: the softmax over one logit is constant;
+    - gate and experts compute in float32 under autocast (the official gate fails in half precision);
+    - equal gate logits, as before any training, go to the first expert in evaluation;
+    - there is no balance loss in evaluation.
+
+    Args:
+        base: the layer to adapt; its own parameters are left as they are.
+        rank: r.
+        alpha: numerator of the scale.
+        scales: upsampling factor of each expert.
+        top_k: experts per sample, 1 to len(scales).
+        balance_weight: weight of the balance loss.
+    """
+
+    unmergeable_because: ClassVar[str] = (
+        "its update depends on the input (routing and GELU), so no fixed weight equals it"
+    )
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        rank: int,
+        alpha: float,
+        scales: tuple[int, ...],
+        top_k: int = 1,
+        balance_weight: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.scaling = alpha / rank
+        self.balance_weight = balance_weight
+        self.lora_A, self.lora_B = new_low_rank_pair(base, rank)
+        device, dtype = self.lora_A.device, self.lora_A.dtype
+        self.gate = NoisyTopKGate(rank, len(scales), top_k, device, dtype)
+        self.experts = MultiScaleExperts(rank, scales, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, in) to (B, H, W, out), in the dtype of the base's output.
+
+        Raises:
+            TargetError: x is not a four-dimensional map.
+        """
+        if x.ndim != 4:
+            raise TargetError(
+                "conv-lora adapts layers that see a map (batch, height, width, channels), got the shape "
+                f"{tuple(x.shape)}. Choose targets that do, such as attn.qkv."
+            )
+        z = project(x, self.lora_A)
+        routing = self.gate(z.mean((1, 2), dtype=at_least_float32(z.dtype)))
+        self.aux_loss = None if routing.balance is None else self.balance_weight * routing.balance
+        z = z + self.experts(z, routing.gates, routing.indices)
+        return updated_linear(self.base, x, z, self.lora_B, self.scaling)

@@ -1,0 +1,197 @@
+"""Multi-scale convolution experts, computed on the coarse grid without the upsampled map.
+
+Expert s is: bicubic up by s, 3x3 convolution (zero padding on the fine grid, bias), GELU, bicubic down to
+the grid (align_corners=False, no antialias). The down step reads P fine rows per cell: the central one
+where s is odd, four around the centre where s is even. The convolution needs those rows and their
+neighbours, and each of them is a fixed linear map of the coarse rows. So with z the coarse map, W_ij the
+kernel's nine (r, r) matrices,
+
+    fine[p, q] = sum_ij  R_(p, i) (W_ij z) C_(q, j)^T + bias,      out = sum_pq  d_p d_q GELU(fine[p, q]),
+
+where R_(p, i) (n, n) holds the bicubic weights of row p + i - 1 of every cell, zero outside the fine grid
+(that is the padding); C likewise for columns. This is three matrix products. All of it is exact, gradients
+too, and memory falls from s^2 to P^2 values per cell. Shapes do not depend on the data, so routing never
+makes the host wait for the device, and the whole traces and exports.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convlora.adapters.base import at_least_float32, autocast_off
+
+
+class MultiScaleExperts(nn.Module):
+    """M experts of which each sample uses its own choice.
+
+    Kernels start as nn.Conv2d's do, biases at zero. Experts that no sample chose get a zero gradient, not
+    None. Computes in float32 at least, under autocast too.
+
+    Args:
+        channels: r, of the input and the output.
+        scales: upsampling factor of each expert, integers of at least 1; may repeat.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        scales: Sequence[int],
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.scales = tuple(scales)
+        shape = (len(self.scales), channels, channels, 3, 3)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(shape[:2], device=device, dtype=dtype))
+        for kernel in self.weight:
+            nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
+
+    def forward(self, z: Tensor, gates: Tensor, indices: Tensor) -> Tensor:
+        """Weighted sum of the chosen experts, sum_k gates_k E_(indices_k)(z).
+
+        Args:
+            z: (B, H, W, channels) float.
+            gates: (B, K) float; not read where K is 1, its softmax being exactly 1.
+            indices: (B, K) int64, 0 to M - 1.
+
+        Returns:
+            (B, H, W, channels) float32, or float64 where the parameters are.
+        """
+        with autocast_off(z.device.type):
+            z = z.to(at_least_float32(self.weight.dtype))
+            banks = [self._banks(odd, z) for odd in sorted({scale % 2 for scale in self.scales})]
+            outputs = [self._chosen(z, index, banks) for index in indices.unbind(1)]
+            if len(outputs) == 1:
+                return outputs[0]
+            weights = gates.to(z.dtype)[:, :, None, None, None].unbind(1)
+            return torch.stack([g * out for g, out in zip(weights, outputs, strict=True)]).sum(0)
+
+    def _banks(self, odd: int, z: Tensor) -> tuple[Tensor, ...]:
+        """Maps of rows and of columns for the odd or the even scales; see `axis_banks`."""
+        H, W = z.shape[1:3]
+        rows = axis_banks(self.scales, odd, H, z)
+        return *rows, *(rows if H == W else axis_banks(self.scales, odd, W, z))
+
+    def _chosen(self, z: Tensor, index: Tensor, banks: list[tuple[Tensor, ...]]) -> Tensor:
+        """Expert `index[b]` on z[b]. Odd and even scales differ in shape: both run, the other adds zero."""
+        weight = self.weight.index_select(0, index).to(z.dtype)
+        bias = self.bias.index_select(0, index).to(z.dtype)
+        outputs = []
+        for bank in banks:
+            rows, row_weights, columns, column_weights = (maps.index_select(0, index) for maps in bank)
+            fine = F.gelu(convolve_upsampled(z, weight, bias, rows, columns))
+            outputs.append(downsample(fine, row_weights, column_weights))
+        return outputs[0] if len(outputs) == 1 else outputs[0] + outputs[1]
+
+    def extra_repr(self) -> str:
+        """Shown by print(model)."""
+        return f"channels={self.weight.shape[1]}, scales={self.scales}"
+
+
+def convolve_upsampled(z: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The convolution of the upsampled map at the P x P fine pixels per cell that the down step reads.
+
+    Args:
+        z: (B, H, W, r).
+        weight: (B, r, r, 3, 3), one kernel per sample.
+        bias: (B, r).
+        rows: (B, P H, 3 H) weights of the rows; see `sampling_matrix`.
+        columns: (B, P W, 3 W) likewise.
+
+    Returns:
+        (B, P, H, r, P, W).
+    """
+    B, H, W, r = z.shape
+    P = rows.shape[1] // H
+    kernel = weight.permute(0, 3, 1, 4, 2).reshape(B, 9 * r, r)  # (i, out, j) x in
+    maps = kernel @ z.reshape(B, H * W, r).transpose(1, 2)
+    maps = maps.view(B, 3, 3 * r, H, W).transpose(2, 3).reshape(B, 3 * H, 3 * r * W)  # (i, y) x (out, j, x)
+    maps = (rows @ maps).view(B, P * H * r, 3 * W)  # (p, y, out) x (j, x)
+    per_row = bias[:, None].expand(B, P * H, r).reshape(B, P * H * r, 1)
+    return torch.baddbmm(per_row, maps, columns.transpose(1, 2)).view(B, P, H, r, P, W)
+
+
+def downsample(fine: Tensor, row_weights: Tensor, column_weights: Tensor) -> Tensor:
+    """Weighted sum over the fine pixels of each cell: (B, P, H, r, P, W) to (B, H, W, r).
+
+    Args:
+        fine: (B, P, H, r, P, W).
+        row_weights: (B, P, H).
+        column_weights: (B, P, W).
+    """
+    rows_summed = (fine * row_weights[:, :, :, None, None, None]).sum(1)
+    return (rows_summed * column_weights[:, None, None]).sum(3).transpose(2, 3)
+
+
+def axis_banks(scales: tuple[int, ...], odd: int, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Call `build_banks` with the device and dtype of `like`; keep the result, except while tracing."""
+    traced = torch.compiler.is_compiling() or type(like) is not Tensor
+    return (build_banks if traced else _kept_banks)(scales, odd, n, like.device, like.dtype)
+
+
+def build_banks(
+    scales: tuple[int, ...], odd: int, n: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The two fixed linear maps along one axis of n cells, stacked over the M experts.
+
+    Returns:
+        (M, P n, 3 n): at [(p, y), (i, y')] the weight of coarse row y' in fine row p + i - 1 of cell y.
+        (M, P, n): the weight of fine row p in cell y. Experts whose scale has the other parity get zeros.
+    """
+    precise = torch.float32 if device.type == "mps" else torch.float64
+    scale = torch.tensor(scales, device=device).view(-1, 1, 1)
+    rows = fine_rows(scales, odd, n, device)
+    shifted = rows[..., None] + torch.arange(-1, 2, device=device)
+    sampling = upsampling_weights(shifted, scale[..., None], n, precise).reshape(len(scales), -1, 3 * n)
+    reduction = reduction_weights(rows, scale, n, precise)
+    member = torch.tensor([s % 2 == odd for s in scales], device=device).view(-1, 1, 1)
+    return (sampling * member).to(dtype), (reduction * member).to(dtype)
+
+
+_kept_banks = lru_cache(maxsize=64)(build_banks)
+
+
+def fine_rows(scales: tuple[int, ...], odd: int, n: int, device: torch.device) -> Tensor:
+    """Fine rows that the down step reads for each of n cells: the central one, or the four around the centre.
+
+    Returns:
+        (M, P, n) integers; those outside the fine grid are to be clamped.
+    """
+    first = [(s - 1) // 2 if odd else s // 2 - 2 for s in scales]
+    rows = [[f + p for p in range(1 if odd else 4)] for f in first]
+    cells = torch.arange(n, device=device) * torch.tensor(scales, device=device)[:, None]
+    return torch.tensor(rows, device=device)[:, :, None] + cells[:, None]
+
+
+def upsampling_weights(rows: Tensor, scale: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """Bicubic weights of the n coarse rows in fine `rows`, (*rows.shape, n); zero outside the fine grid."""
+    source = (rows.to(dtype) + 0.5) / scale - 0.5
+    coarse = torch.arange(-2, n + 2, device=rows.device)
+    weights = cubic(source[..., None] - coarse)
+    before, weights, after = weights.split([2, n, 2], dim=-1)  # rows beyond the ends repeat the end
+    weights = weights + before.sum(-1, keepdim=True) * (coarse[2:-2] == 0)
+    weights = weights + after.sum(-1, keepdim=True) * (coarse[2:-2] == n - 1)
+    inside = (rows >= 0) & (rows < scale * n)
+    return weights * inside[..., None]
+
+
+def reduction_weights(rows: Tensor, scale: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """Weights of the fine rows of each cell in the down step, (M, P, n); at the ends, scale 2 clamps."""
+    P = rows.shape[1]
+    offsets = torch.arange(P, device=rows.device, dtype=dtype) - (P - 1) / 2
+    slots = rows.clamp(min=0).minimum(scale * n - 1) - rows[:, :1]  # (M, P, n)
+    hits = slots[:, None] == torch.arange(P, device=rows.device)[:, None, None]
+    return (cubic(offsets)[:, None] * hits).sum(2)
+
+
+def cubic(x: Tensor) -> Tensor:
+    """PyTorch's bicubic kernel (a = -0.75) at distance x; zero from 2 on."""
+    x = x.abs()
+    near = (1.25 * x - 2.25) * x * x + 1
+    far = ((-0.75 * x + 3.75) * x - 6) * x + 3
+    return torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))

@@ -1,0 +1,121 @@
+"""Noisy top-k gate of a mixture of experts and its balance loss (Shazeer et al., ICLR 2017, section 4)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convlora.adapters.base import at_least_float32, autocast_off
+
+NOISE_FLOOR = 0.01
+"""Smallest standard deviation of the gate's noise."""
+
+
+class Routing(NamedTuple):
+    """Where a gate sends each sample.
+
+    Attributes:
+        gates: (B, K) weights, positive, summing to one per sample; largest first.
+        indices: (B, K) int64, the experts that the weights belong to.
+        balance: scalar, zero when all experts get the same share; None in evaluation.
+    """
+
+    gates: Tensor
+    indices: Tensor
+    balance: Tensor | None
+
+
+class NoisyTopKGate(nn.Module):
+    """Choose `top_k` of `num_experts` experts for each sample.
+
+    With p the sample's features: clean = p W_gate; in training,
+    noisy = clean + N(0, 1) (softplus(p W_noise) + 0.01); the gates are the softmax over the K largest logits.
+    Both weights start at zero, so routing starts uniform. Computes in float32 at least, under autocast too.
+
+    Where logits are equal, the expert with the lower number wins: in evaluation an untrained gate sends
+    everything to expert 0 on every device (`torch.topk`, as in the official code, leaves that order open).
+
+    Args:
+        channels: length of p.
+        num_experts: M.
+        top_k: K, 1 to M.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_experts: int,
+        top_k: int = 1,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_experts = num_experts
+        self.top_k = top_k
+        self.w_gate = nn.Parameter(torch.zeros(channels, num_experts, device=device, dtype=dtype))
+        self.w_noise = nn.Parameter(torch.zeros(channels, num_experts, device=device, dtype=dtype))
+
+    def forward(self, features: Tensor) -> Routing:
+        """Route (B, channels) features; the balance loss comes in training mode only."""
+        dtype = at_least_float32(self.w_gate.dtype)
+        with autocast_off(features.device.type):
+            features = features.to(dtype)
+            clean = features @ self.w_gate.to(dtype)
+            if not self.training:
+                return Routing(*top_k_gates(clean, self.top_k), None)
+            noise_std = F.softplus(features @ self.w_noise.to(dtype)) + NOISE_FLOOR
+            noisy = clean + torch.randn_like(clean) * noise_std
+            gates, indices = top_k_gates(noisy, self.top_k)
+            dense = torch.zeros_like(clean).scatter(1, indices, gates)
+            if self.top_k < self.num_experts:
+                load = expected_load(clean, noisy, noise_std, self.top_k)
+            else:  # every expert is always chosen
+                load = (dense > 0).sum(0).to(dtype)
+            return Routing(gates, indices, balance_loss(dense.sum(0), load))
+
+    def extra_repr(self) -> str:
+        """Shown by print(model)."""
+        return f"num_experts={self.num_experts}, top_k={self.top_k}"
+
+
+def top_k_gates(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Softmax over the `top_k` largest of (B, M) logits, of equal ones the first: (B, K) gates, indices."""
+    values, order = torch.sort(logits, dim=1, descending=True, stable=True)
+    return values[:, :top_k].softmax(dim=1), order[:, :top_k]
+
+
+def expected_load(clean: Tensor, noisy: Tensor, noise_std: Tensor, top_k: int) -> Tensor:
+    """Expected number of samples per expert if only that expert's noise were drawn again.
+
+    P(e in the top K) = Phi((clean_e - t_e) / std_e), where t_e is the K-th largest of the other noisy logits.
+
+    Args:
+        clean: (B, M) logits without noise.
+        noisy: (B, M) logits with noise.
+        noise_std: (B, M) standard deviation of the noise.
+        top_k: K, less than M.
+
+    Returns:
+        (M,) sums over the batch, differentiable in all three.
+    """
+    ranked = noisy.sort(dim=1, descending=True).values
+    last_in, first_out = ranked[:, top_k - 1 : top_k], ranked[:, top_k : top_k + 1]
+    threshold = torch.where(noisy > first_out, first_out, last_in)
+    z = (clean - threshold) / noise_std
+    return (0.5 * (1 + torch.erf(z / math.sqrt(2)))).sum(0)
+
+
+def cv_squared(x: Tensor) -> Tensor:
+    """Squared coefficient of variation of (M,) numbers, unbiased variance; zero for a single number."""
+    if x.numel() == 1:
+        return (
+            0 * x
+        ).sum()  # with a gradient of zero: distributed training takes None for an unused parameter
+    return x.var() / (x.mean() ** 2 + 1e-10)
+
+
+def balance_loss(importance: Tensor, load: Tensor) -> Tensor:
+    """CV^2(importance) + CV^2(load), both (M,): sum of gates and expected number of samples per expert."""
+    return cv_squared(importance) + cv_squared(load)

@@ -1,0 +1,171 @@
+"""The experts against the slow formula: interpolate, convolve, GELU, interpolate back."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+
+from convlora.adapters import experts as module
+from convlora.adapters.experts import MultiScaleExperts, cubic, downsample
+
+SIZES = [(5, 7), (14, 14), (16, 16), (3, 2), (1, 1), (1, 6)]
+
+
+def slow_expert(z, weight, bias, scale):
+    """One expert on one sample, z (H, W, r), as the paper and the official code compute it."""
+    coarse = z.permute(2, 0, 1)[None]
+    fine = coarse if scale == 1 else F.interpolate(coarse, scale_factor=scale, mode="bicubic")
+    fine = F.gelu(F.conv2d(fine, weight, bias, padding=1))
+    out = fine if scale == 1 else F.interpolate(fine, size=coarse.shape[-2:], mode="bicubic")
+    return out[0].permute(1, 2, 0)
+
+
+def slow_experts(experts, z, gates, indices):
+    weighted = len(indices[0]) > 1
+    samples = []
+    for b in range(len(z)):
+        out = torch.zeros_like(z[b])
+        for k, e in enumerate(indices[b].tolist()):
+            one = slow_expert(z[b], experts.weight[e], experts.bias[e], experts.scales[e])
+            out = out + (gates[b, k] * one if weighted else one)
+        samples.append(out)
+    return torch.stack(samples)
+
+
+def gradients(function, experts, z, gates, indices):
+    z, gates = z.clone().requires_grad_(), gates.clone().requires_grad_()
+    out = function(z, gates, indices)
+    torch.manual_seed(9)
+    inputs = [z, experts.weight, experts.bias, gates]
+    return out, torch.autograd.grad(out, inputs, torch.randn(out.shape, dtype=out.dtype), allow_unused=True)
+
+
+def compare(experts, z, gates, indices, tolerance):
+    out, grads = gradients(experts, experts, z, gates, indices)
+    expected, wanted = gradients(
+        lambda *arguments: slow_experts(experts, *arguments), experts, z, gates, indices
+    )
+    close = {"rtol": tolerance, "atol": tolerance}
+    torch.testing.assert_close(out, expected, **close)
+    assert out.abs().max() > 0.01
+    for name, got, want in zip(("z", "weight", "bias", "gates"), grads, wanted, strict=True):
+        assert (got is None) == (want is None) == (name == "gates" and indices.shape[1] == 1)
+        if got is not None:
+            torch.testing.assert_close(got, want, **close, msg=lambda m, name=name: f"{name}: {m}")
+            assert got.abs().max() > 0.01
+
+
+def make(scales, channels=3, dtype=torch.float64):
+    experts = MultiScaleExperts(channels, scales, dtype=dtype)
+    torch.nn.init.normal_(experts.bias)
+    return experts
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("scale", range(1, 9))
+def test_one_scale_is_exact(scale, size):
+    experts = make((scale,))
+    z = torch.randn(2, *size, 3, dtype=torch.float64)
+    gates = torch.ones(2, 1, dtype=torch.float64)
+    # float64 rounding through a few hundred sums
+    compare(experts, z, gates, torch.zeros(2, 1, dtype=torch.int64), 1e-11)
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_routing_within_a_batch_is_exact(size, top_k):
+    experts = make((1, 2, 3, 4, 5, 6, 7, 8, 2, 11))
+    indices = torch.tensor([[0, 7], [1, 2], [3, 1], [9, 4], [5, 5], [8, 6], [6, 0]])[:, :top_k]
+    z = torch.randn(7, *size, 3, dtype=torch.float64)
+    compare(experts, z, torch.rand(7, top_k, dtype=torch.float64), indices, 1e-11)
+
+
+def test_float32():
+    experts = make(tuple(range(1, 9)), dtype=torch.float32)
+    z = torch.randn(8, 14, 14, 3)
+    # F.interpolate computes its coordinates in float32: an error of 1e-6 of a pixel, times sums over the map
+    compare(experts, z, torch.ones(8, 1), torch.arange(8)[:, None], 2e-4)
+
+
+def test_repeated_scales_are_different_experts():
+    experts = make((3, 3))
+    z = torch.randn(1, 4, 4, 3, dtype=torch.float64)
+    first, second = (experts(z, torch.ones(1, 1), torch.tensor([[e]])) for e in (0, 1))
+    assert not torch.allclose(first, second)
+
+
+def test_experts_not_chosen_get_a_zero_gradient():
+    experts = make(tuple(range(1, 9)))
+    experts(torch.randn(2, 5, 5, 3), torch.ones(2, 1), torch.tensor([[1], [4]])).sum().backward()
+    for parameter in experts.parameters():
+        touched = parameter.grad.flatten(1).abs().sum(1) > 0
+        assert touched.nonzero().flatten().tolist() == [1, 4]
+
+
+def test_starts_as_convolutions():
+    experts = MultiScaleExperts(3, range(1, 9))
+    assert experts.bias.abs().sum() == 0
+    bound = 1 / (3 * 9) ** 0.5  # nn.Conv2d: uniform within 1 / sqrt(fan in)
+    assert experts.weight.abs().amax((1, 2, 3, 4)).min() > 0.9 * bound
+    assert experts.weight.abs().max() <= bound
+
+
+def test_no_value_is_read_from_the_device():
+    """Fake tensors have no values, so anything that depends on one, such as nonzero or item, raises."""
+    real = make((1, 2, 3), dtype=torch.float32)
+    real(torch.randn(2, 5, 6, 3), torch.ones(2, 1), torch.tensor([[0], [1]]))  # fills the cache first
+    with FakeTensorMode():
+        experts = MultiScaleExperts(3, (1, 2, 3))
+        indices = torch.randint(0, 3, (4, 2))
+        out = experts(torch.randn(4, 5, 6, 3), torch.rand(4, 2), indices)
+        out.sum().backward()
+    assert out.shape == (4, 5, 6, 3)
+    assert experts.weight.grad.shape == experts.weight.shape
+    real(
+        torch.randn(2, 5, 6, 3), torch.ones(2, 1), torch.tensor([[0], [1]])
+    )  # and it holds real tensors still
+
+
+def test_prediction_then_training():
+    """Tensors made in inference mode cannot serve a backward pass; the cache must not hold any."""
+    experts = make((2, 9), dtype=torch.float32)
+    module._kept_banks.cache_clear()
+    z, gates, indices = torch.randn(1, 13, 13, 3), torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int64)
+    with torch.inference_mode():
+        experts(z, gates, indices)
+    assert module._kept_banks.cache_info().currsize > 0
+    experts(z.requires_grad_(), gates, indices).sum().backward()
+    assert z.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_computes_in_float32_under_autocast(dtype):
+    experts = make((1, 2, 7), dtype=torch.float32)
+    z, gates, indices = torch.randn(3, 6, 5, 3), torch.ones(3, 1), torch.arange(3)[:, None]
+    plain = experts(z, gates, indices)
+    with torch.autocast("cpu", dtype):
+        cast = experts(z, gates, indices)
+    assert cast.dtype == torch.float32
+    assert torch.equal(plain, cast)
+
+
+def test_compiles_without_a_graph_break():
+    experts = make((2, 3), dtype=torch.float32)
+    compiled = torch.compile(experts, backend="eager", fullgraph=True)
+    for size in ((4, 5), (6, 3)):  # the second size makes the compiler try dynamic shapes
+        z, indices = torch.randn(2, *size, 3), torch.tensor([[0], [1]])
+        assert torch.equal(compiled(z, torch.ones(2, 1), indices), experts(z, torch.ones(2, 1), indices))
+
+
+def test_cubic_is_a_partition_of_one():
+    x = torch.rand(50, dtype=torch.float64)
+    total = sum(cubic(x + k) for k in (-2, -1, 0, 1))
+    torch.testing.assert_close(total, torch.ones_like(x))
+    assert cubic(torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0])).tolist() == [1, 0.59375, 0, -0.09375, 0, 0]
+
+
+def test_downsample_sums_over_the_cell():
+    fine = torch.arange(16.0).view(1, 4, 1, 1, 4, 1)
+    rows = torch.tensor([1.0, 0, 0, 2]).view(1, 4, 1)
+    columns = torch.tensor([0, 1.0, 0, 0]).view(1, 4, 1)
+    assert downsample(fine, rows, columns).item() == 1 + 2 * 13
