@@ -1,0 +1,192 @@
+"""The model that is fine-tuned: the only place where SAM, a method and a head meet."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from convlora import adapters
+from convlora.backbone.presets import BACKBONES
+from convlora.backbone.sam import Sam
+from convlora.backbone.weights import LoadedSam, load_sam
+from convlora.errors import ConfigError
+from convlora.head import HeadKind, HeadOutput, SegmentationHead
+
+#: How images are brought to the encoder's square: keep the aspect and pad, or stretch (the paper).
+RESIZE_MODES = ("pad", "stretch")
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """All that is needed to build a model again from its backbone: the content of adapter_config.json."""
+
+    backbone: str
+    classes: tuple[str, ...]
+    method: str
+    method_options: dict[str, Any] = field(default_factory=dict)
+    head: HeadKind = "binary"
+    num_masks: int = 0
+    image_size: int = 1024
+    resize: str = "pad"
+    backbone_fingerprint: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return dataclasses.asdict(self) | {"classes": list(self.classes)}
+
+
+#: Names of id 0 that mean 'none of the classes'; such a class is left out of the foreground.
+_BACKGROUND_NAMES = frozenset({"background", "bg", "unlabeled", "unlabelled", "void", "none", "other"})
+
+
+def foreground_ids(classes: Sequence[str]) -> tuple[int, ...]:
+    """Ids that count as foreground: 1 in binary; else all, but for an id 0 whose name says background."""
+    if len(classes) == 2:
+        return (1,)
+    skip = 1 if classes[0].strip().lower() in _BACKGROUND_NAMES else 0
+    return tuple(range(skip, len(classes)))
+
+
+def count_on_preset(backbone: str, method: str) -> adapters.ParameterCount:
+    """Trained and all parameters of a method on a preset, binary; no memory is taken (meta device).
+
+    Raises:
+        ConfigError: there is no such preset or method.
+    """
+    if backbone not in BACKBONES:
+        raise ConfigError(f"'{backbone}' is no preset; the presets are {', '.join(BACKBONES)}.")
+    with torch.device("meta"):
+        config = SegmenterConfig(
+            backbone, ("background", "foreground"), method, image_size=BACKBONES[backbone].encoder.image_size
+        )
+        return Segmenter(Sam(BACKBONES[backbone]), config).count_parameters()
+
+
+def default_head(num_classes: int) -> HeadKind:
+    """Binary for background and foreground, else one token per class."""
+    return "binary" if num_classes == 2 else "per-class"
+
+
+class Segmenter(nn.Module):
+    """SAM without prompts: adapted encoder, trained mask decoder, head.
+
+    The prompt encoder stays frozen and gives two things: the positional encoding of the image and the learned
+    embedding that stands for 'no mask' (as Conv-LoRA does). The IoU head is frozen, as in the official
+    code: nothing reads it.
+
+    Args:
+        sam: backbone with its weights; it is changed in place.
+        config: see `SegmenterConfig`.
+    """
+
+    def __init__(self, sam: Sam, config: SegmenterConfig) -> None:
+        super().__init__()
+        _check_image_size(config.image_size, sam.spec.encoder.patch_size)
+        self.config = config
+        self.encoder = sam.image_encoder
+        self.prompts = sam.prompt_encoder
+        self.decoder = sam.mask_decoder
+        self.head = SegmentationHead(
+            config.head, len(config.classes), config.num_masks, dim=sam.spec.decoder.dim
+        )
+        self.head.equip(self.decoder)
+        self.method = adapters.build_method(config.method, config.method_options)
+        self._choose_trained()
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | Path | LoadedSam,
+        classes: Sequence[str],
+        method: str | adapters.Method = "conv-lora",
+        *,
+        head: HeadKind | None = None,
+        num_masks: int | None = None,
+        image_size: int | None = None,
+        resize: str = "pad",
+        seed: int = 0,
+    ) -> Self:
+        """Build a model to be trained.
+
+        Args:
+            backbone: what `load_sam` takes, or what it returned.
+            classes: names of the classes, id 0 first; two names make it binary.
+            method: name of a method with its default options, or a method such as `ConvLora(rank=8)`.
+            head: see `SegmentationHead`; by default binary or per-class.
+            num_masks: mask tokens of mask classification; by default max(10, classes).
+            image_size: side of the encoder's square input in pixels; by default the backbone's own.
+            resize: 'pad' or 'stretch'.
+            seed: of the new parameters; the caller's random state is left as it was.
+
+        Raises:
+            WeightsError: the backbone cannot be loaded.
+            ConfigError: an option is not valid.
+        """
+        loaded = backbone if isinstance(backbone, LoadedSam) else load_sam(backbone)
+        chosen = adapters.build_method(method) if isinstance(method, str) else method
+        config = SegmenterConfig(
+            backbone=loaded.source,
+            classes=tuple(classes),
+            method=chosen.name,
+            method_options=_plain_options(chosen),
+            head=head or default_head(len(classes)),
+            num_masks=num_masks or max(10, len(classes)),
+            image_size=image_size or loaded.sam.spec.encoder.image_size,
+            resize=resize,
+            backbone_fingerprint=loaded.fingerprint,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(loaded.sam, config)
+
+    def forward(self, image: Tensor) -> HeadOutput:
+        """Predict.
+
+        Args:
+            image: (B, 3, H, W) normalised; H and W multiples of the patch.
+
+        Returns:
+            Logits at four times the embedding's resolution; see `HeadOutput`.
+        """
+        return self.decode(self.encoder(image))
+
+    def decode(self, embedding: Tensor) -> HeadOutput:
+        """As `forward`, from an image embedding (B, dim, h, w)."""
+        positions = self.prompts.image_positions(embedding.shape[2], embedding.shape[3])
+        dense = embedding + self.prompts.no_mask()
+        decoded = self.decoder.decode(dense, positions.to(embedding.dtype))
+        return self.head(decoded.mask_tokens, self.decoder.masks(decoded))
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Sum of the method's own losses of the last forward pass in training, if it has any."""
+        return adapters.auxiliary_loss(self.encoder)
+
+    def count_parameters(self) -> adapters.ParameterCount:
+        """Return the trained and all parameters."""
+        return adapters.count_parameters(self)
+
+    def _choose_trained(self) -> None:
+        self.requires_grad_(False)
+        adapters.install(self.encoder, self.method)
+        self.decoder.requires_grad_(True)
+        self.decoder.iou_prediction_head.requires_grad_(False)
+        self.head.requires_grad_(True)
+
+
+def _plain_options(method: adapters.Method) -> dict[str, Any]:
+    """Options as JSON gives them back: lists, not tuples."""
+    options = dataclasses.asdict(method)  # type: ignore[call-overload]  # every method is a dataclass
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+
+
+def _check_image_size(image_size: int, patch: int) -> None:
+    if image_size < patch or image_size % patch:
+        nearest = max(patch, round(image_size / patch) * patch)
+        raise ConfigError(
+            f"image_size is {image_size}; it must be a multiple of the backbone's patch size {patch}. "
+            f"Use {nearest}."
+        )

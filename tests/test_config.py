@@ -1,0 +1,77 @@
+"""Configuration: ranges, names, presets, and the way through YAML and back."""
+
+import pytest
+
+from convlora.config import PAPER, load_config, make_config, parse_assignments, read_yaml
+from convlora.errors import ConfigError
+
+BASE = {"data": "d", "out": "o"}
+
+
+def test_round_trip_through_yaml(tmp_path):
+    config = make_config(
+        {**BASE, "preset": "paper", "method": {"name": "lora", "rank": 8}, "classes": ["a", "b"], "lr": 3e-4}
+    )
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert load_config(tmp_path / "config.yaml") == config
+    assert load_config(tmp_path / "config.yaml", {"seed": 5}).seed == 5
+
+
+def test_paper_preset_and_what_is_given_wins():
+    paper = make_config({**BASE, "preset": "paper"})
+    for key, value in PAPER.items():
+        assert getattr(paper, key) == value
+        assert getattr(make_config(BASE), key) != value or key in {"epochs"}
+    assert make_config({**BASE, "preset": "paper", "epochs": 3}).epochs == 3
+
+
+def test_none_means_not_given():
+    assert make_config({**BASE, "epochs": None}) == make_config(BASE)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epoch": 3}, "'epoch' is no key. Did you mean 'epochs'?"),
+        ({"xyzzy": 3}, "'xyzzy' is no key. Valid are: augment, backbone"),
+        ({"lr": -1}, r"lr: Input should be greater than 0, got -1 \(Peak learning rate"),
+        ({"batch_size": "many"}, "batch_size: Input should be a valid integer.*got 'many'"),
+        ({"resize": "crop"}, "resize: Input should be 'pad' or 'stretch', got 'crop'"),
+        ({"method": {"name": "conv-lore"}}, "(?s)conv-lore.*conv-lora"),
+        ({"method": {"name": "lora", "rnk": 2}}, "(?s)rnk.*rank"),
+        ({"preset": "fast"}, "preset is 'fast'; it must be one of default, paper"),
+        ({"seed": -1, "epochs": 0}, "(?s)epochs: .*seed: "),
+    ],
+)
+def test_bad_values(values, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config({**BASE, **values})
+
+
+def test_assignments():
+    items = ["lr=1e-3", "method.rank=8", "method.scales=[1, 2]", "backbone=sam-tiny"]
+    assert parse_assignments(items) == {
+        "lr": 1e-3,
+        "method": {"rank": 8, "scales": [1, 2]},
+        "backbone": "sam-tiny",
+    }
+
+
+@pytest.mark.parametrize("item", ["lr", "=3"])
+def test_bad_assignment(item):
+    with pytest.raises(ConfigError, match="must have the form key=value"):
+        parse_assignments([item])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("- a\n", "must hold keys and values, got list"), ("a: [", "is not valid YAML")]
+)
+def test_bad_yaml(tmp_path, content, message):
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        read_yaml(tmp_path / "c.yaml")
+
+
+def test_missing_yaml(tmp_path):
+    with pytest.raises(ConfigError, match=r"no\.yaml does not exist"):
+        read_yaml(tmp_path / "no.yaml")

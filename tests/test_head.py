@@ -1,0 +1,66 @@
+"""Heads: what the mask tokens mean, against the formulas written out."""
+
+import pytest
+import torch
+from conftest import SMALL
+
+from convlora.backbone.initialise import random_sam
+from convlora.errors import ConfigError
+from convlora.head import HeadOutput, SegmentationHead
+
+KINDS = [("binary", 2, 0, 1), ("per-class", 5, 0, 5), ("mask-classification", 3, 7, 7)]
+
+
+@pytest.mark.parametrize(("kind", "classes", "masks", "tokens"), KINDS)
+def test_tokens_are_copies_of_the_single_mask_token(kind, classes, masks, tokens):
+    decoder = random_sam(SMALL).mask_decoder
+    token = decoder.mask_tokens.weight[0].detach().clone()
+    network = {k: v.clone() for k, v in decoder.output_hypernetworks_mlps[0].state_dict().items()}
+    SegmentationHead(kind, classes, masks, dim=32).equip(decoder)
+    assert decoder.mask_tokens.weight.shape == (tokens, 32)
+    spread = (decoder.mask_tokens.weight - token).abs().max()
+    assert spread < 0.1 * token.abs().max()
+    assert (spread > 0) == (tokens > 1)  # identical tokens would stay identical
+    for copy in decoder.output_hypernetworks_mlps:
+        assert all(torch.equal(v, network[k]) for k, v in copy.state_dict().items())
+    assert len(decoder.output_hypernetworks_mlps) == (1 if kind == "mask-classification" else tokens)
+
+
+def test_binary_probabilities():
+    head = SegmentationHead("binary", 2, 0, dim=32)
+    logits = torch.tensor([[[[0.0, 2.0], [-2.0, 100.0]]]])
+    probabilities = head.probabilities(head.scores(HeadOutput(logits, None)))
+    assert torch.allclose(probabilities[:, 1:], logits.sigmoid())
+    assert torch.allclose(probabilities.sum(dim=1), torch.ones(1, 2, 2))
+
+
+def test_per_class_probabilities():
+    head = SegmentationHead("per-class", 4, 0, dim=32)
+    logits = torch.randn(2, 4, 3, 5)
+    probabilities = head.probabilities(head.scores(HeadOutput(logits, None)))
+    assert torch.allclose(probabilities, logits.exp() / logits.exp().sum(dim=1, keepdim=True))
+
+
+def test_mask_classification_map_is_the_sum_over_masks():
+    head = SegmentationHead("mask-classification", 3, 6, dim=32)
+    masks, classes = torch.randn(2, 6, 4, 5), torch.randn(2, 6, 4)
+    scores = head.scores(HeadOutput(masks, classes))
+    for b in range(2):
+        for k in range(3):
+            slow = sum(classes[b, q].softmax(0)[k] * masks[b, q].sigmoid() for q in range(6))
+            assert torch.allclose(scores[b, k], slow, atol=1e-6)
+    assert torch.allclose(head.probabilities(scores).sum(dim=1), torch.ones(2, 4, 5), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("binary", 3, 0), "head is 'binary' but there are 3 classes"),
+        (("per-class", 1, 0), "There are 1 classes; at least two"),
+        (("mask-classification", 5, 3), "num_masks is 3 but there are 5 classes"),
+        (("softmax", 3, 0), "head is 'softmax'; it must be one of binary, per-class"),
+    ],
+)
+def test_bad_options(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        SegmentationHead(*arguments, dim=32)

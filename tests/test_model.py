@@ -1,0 +1,133 @@
+"""The assembled model: what is trained, the paper's counts, outputs for every head and method."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from convlora.adapters import ConvLora, Lora, methods, trainable_parameters
+from convlora.errors import ConfigError
+from convlora.model import Segmenter, count_on_preset, foreground_ids
+
+HUGE = "facebook/sam-vit-huge"
+
+
+def build(backbone, classes=("background", "disc"), method="conv-lora", **options) -> Segmenter:
+    return Segmenter.from_backbone(str(backbone), classes, method, **options)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "method", "trained"),
+    [
+        # The paper's 4.02 M, 4.00 M and 3.51 M at ViT-H; the others by the same arithmetic.
+        (HUGE, "conv-lora", 4_020_096),
+        (HUGE, "lora", 3_997_056),
+        (HUGE, "decoder-only", 3_505_536),
+        ("facebook/sam-vit-large", "conv-lora", 3_817_728),
+        ("facebook/sam-vit-base", "conv-lora", 3_624_768),
+        ("facebook/sam-vit-base", "lora", 3_616_128),
+    ],
+)
+def test_trained_parameters_are_the_papers(backbone, method, trained):
+    assert count_on_preset(backbone, method).trainable == trained
+
+
+def test_unknown_preset():
+    with pytest.raises(ConfigError, match="'vit' is no preset"):
+        count_on_preset("vit", "lora")
+
+
+@pytest.mark.parametrize("method", methods())
+def test_only_encoder_adapters_decoder_and_head_are_trained(small_backbone, method):
+    names = set(trainable_parameters(build(small_backbone, method=method)))
+    assert not any(name.startswith("prompts.") for name in names)
+    assert not any("iou_prediction_head" in name for name in names)
+    assert "decoder.mask_tokens.weight" in names
+    in_encoder = {name for name in names if name.startswith("encoder.")}
+    assert (len(in_encoder) > 0) == (method != "decoder-only")
+    if method in {"lora", "conv-lora"}:
+        assert all(".attn.qkv." in name for name in in_encoder)
+
+
+@pytest.mark.parametrize(
+    ("classes", "head", "masks", "shape"),
+    [
+        (("background", "disc"), None, None, (2, 1, 32, 32)),
+        (("background", "disc", "bar"), None, None, (2, 3, 32, 32)),
+        (("background", "disc", "bar"), "mask-classification", 5, (2, 5, 32, 32)),
+    ],
+)
+def test_outputs_and_gradients(small_backbone, classes, head, masks, shape):
+    model = build(small_backbone, classes, head=head, num_masks=masks).train()
+    output = model(torch.randn(2, 3, 64, 64))
+    assert output.mask_logits.shape == shape
+    assert (output.class_logits is None) == (head is None)
+    loss = output.mask_logits.square().mean() + model.auxiliary_loss()
+    if output.class_logits is not None:
+        assert output.class_logits.shape == (2, 5, 4)
+        loss = loss + output.class_logits.square().mean()
+    loss.backward()
+    # B of the low-rank pair starts at zero, so at the first step A and the experts get a zero gradient, not None
+    without = [name for name, p in trainable_parameters(model).items() if p.grad is None]
+    assert without == []
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+
+
+def test_balance_loss_only_in_training(small_backbone):
+    model = build(small_backbone)
+    model.train()(torch.randn(2, 3, 64, 64))
+    assert model.auxiliary_loss() > 0
+    model.eval()(torch.randn(2, 3, 64, 64))
+    assert model.auxiliary_loss() is None
+    lora = build(small_backbone, method="lora").train()
+    lora(torch.randn(1, 3, 64, 64))
+    assert lora.auxiliary_loss() is None
+
+
+def test_method_object_and_name_are_the_same(small_backbone):
+    by_name, by_object = build(small_backbone), build(small_backbone, method=ConvLora())
+    assert by_name.config == by_object.config
+    assert build(small_backbone, method=Lora(rank=5)).config.method_options["rank"] == 5
+
+
+def test_same_seed_same_model_and_random_state_untouched(small_backbone):
+    state = torch.random.get_rng_state()
+    a, b, c = build(small_backbone, seed=1), build(small_backbone, seed=1), build(small_backbone, seed=2)
+    assert torch.equal(state, torch.random.get_rng_state())
+    same = [torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True)]
+    other = [torch.equal(p, q) for p, q in zip(a.parameters(), c.parameters(), strict=True)]
+    assert all(same)
+    assert not all(other)
+
+
+def test_copies_and_pickles_after_a_training_step(small_backbone):
+    model = build(small_backbone).train()
+    model(torch.randn(1, 3, 64, 64))
+    image = torch.randn(1, 3, 64, 48)
+    want = model.eval()(image).mask_logits
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(image).mask_logits, want)
+
+
+@pytest.mark.parametrize("size", [60, 4, 0])
+def test_image_size_must_fit_the_patch(small_backbone, size):
+    if size == 0:
+        pytest.raises(ConfigError, build, small_backbone, image_size=-8)
+        return
+    with pytest.raises(
+        ConfigError, match=rf"image_size is {size}; .* multiple of the backbone's patch size 8"
+    ):
+        build(small_backbone, image_size=size)
+
+
+@pytest.mark.parametrize(
+    ("classes", "ids"),
+    [
+        (("no", "yes"), (1,)),
+        (("Background", "a", "b"), (1, 2)),
+        (("sky", "road", "car"), (0, 1, 2)),
+    ],
+)
+def test_foreground(classes, ids):
+    assert foreground_ids(classes) == ids
