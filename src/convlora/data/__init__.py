@@ -1,0 +1,1 @@
+"""Images and masks of a user: layouts, checks, reading, geometry, augmentation, sample data."""

@@ -1,0 +1,81 @@
+"""Random changes of image and mask together, through kornia; seeded by epoch and image."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convlora.data.masks import IGNORE
+from convlora.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Strengths; zero switches a part off."""
+
+    horizontal_flip: float = 0.5  # probability
+    vertical_flip: float = 0.0
+    colour: float = 0.2  # brightness, contrast, saturation; hue is a tenth of it
+    scale: float = 0.25  # scale from 1 / (1 + s) to 1 + s
+    shift: float = 0.1  # of the side
+
+    @classmethod
+    def preset(cls, name: str) -> "AugmentConfig":
+        """`none`; `flip`, what the official Conv-LoRA code does; or `default`.
+
+        Raises:
+            ConfigError: the name is none of them.
+        """
+        presets = {
+            "none": cls(horizontal_flip=0, colour=0, scale=0, shift=0),
+            "flip": cls(colour=0, scale=0, shift=0),
+            "default": cls(),
+        }
+        if name not in presets:
+            raise ConfigError(f"augment is '{name}'; it must be one of {', '.join(presets)}.")
+        return presets[name]
+
+
+class Augmenter:
+    """Applies the changes to one image and its mask.
+
+    Args:
+        config: strengths.
+    """
+
+    def __init__(self, config: AugmentConfig) -> None:
+        from kornia import augmentation as K  # half a second to import, and prediction does not need it
+
+        self.config = config
+        geometry: list[Any] = []
+        if config.horizontal_flip:
+            geometry.append(K.RandomHorizontalFlip(p=config.horizontal_flip))
+        if config.vertical_flip:
+            geometry.append(K.RandomVerticalFlip(p=config.vertical_flip))
+        if config.scale or config.shift:
+            scale = (1 / (1 + config.scale), 1 + config.scale)
+            shift = (config.shift, config.shift)
+            geometry.append(K.RandomAffine(0.0, translate=shift, scale=scale, p=0.9))
+        self.geometry = K.AugmentationSequential(*geometry, data_keys=["input", "mask"]) if geometry else None
+        c = config.colour
+        self.colour = K.ColorJiggle(c, c, c, c / 10, p=0.8) if c else None
+
+    def __call__(self, image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Change image and mask; what moves in from outside is black and ignored.
+
+        Args:
+            image: (3, S, S) float in [0, 1].
+            mask: (S, S) uint8 ids.
+            seed: decides everything; the caller's random state is left as it was.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.geometry is not None:
+                # kornia fills with 0: shifting the ids by one makes 0 mean 'from outside'
+                moved, ids = self.geometry(image[None], mask[None, None].float() + 1)
+                image, ids = moved[0], ids[0, 0].round()
+                mask = torch.where(ids < 1, torch.full_like(ids, IGNORE), ids - 1).to(torch.uint8)
+            if self.colour is not None:
+                image = self.colour(image[None])[0]
+        return image, mask

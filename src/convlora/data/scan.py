@@ -1,0 +1,86 @@
+"""Facts about every file, gathered once and in parallel; the checks look at these."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from os import cpu_count
+from pathlib import Path
+
+import numpy as np
+
+from convlora.data.images import displayed_size, open_image
+from convlora.data.masks import read_values
+from convlora.errors import DataError
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What is known of an image."""
+
+    path: Path
+    size: tuple[int, int] | None  # (H, W) as shown; None where it cannot be read
+    digest: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """What is known of a mask."""
+
+    path: Path
+    size: tuple[int, int] | None
+    counts: dict[int, int] = field(default_factory=dict)  # value -> pixels
+    error: str = ""
+
+
+def scan_image(path: Path) -> ImageFacts:
+    """Decode one image and hash its bytes."""
+    try:
+        size = displayed_size(open_image(path))
+    except DataError as error:
+        return ImageFacts(path, None, error=str(error))
+    return ImageFacts(path, size, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def scan_mask(path: Path) -> MaskFacts:
+    """Decode one mask and count its values."""
+    try:
+        values = read_values(path)
+    except DataError as error:
+        return MaskFacts(path, None, error=str(error))
+    counts = np.bincount(values.ravel(), minlength=1)
+    return MaskFacts(path, values.shape[:2], {int(v): int(counts[v]) for v in np.flatnonzero(counts)})
+
+
+def scan_all(
+    images: Iterable[Path],
+    masks: Iterable[Path],
+    workers: int | None = None,
+    progress: Callable[[], None] | None = None,
+) -> tuple[dict[Path, ImageFacts], dict[Path, MaskFacts]]:
+    """Scan all files in threads (Pillow decodes outside the interpreter's lock).
+
+    Args:
+        images: image files.
+        masks: mask files.
+        workers: threads; by default as many as processors.
+        progress: called after each file.
+    """
+
+    def scanned_image(path: Path) -> ImageFacts:
+        facts = scan_image(path)
+        if progress:
+            progress()
+        return facts
+
+    def scanned_mask(path: Path) -> MaskFacts:
+        facts = scan_mask(path)
+        if progress:
+            progress()
+        return facts
+
+    with ThreadPoolExecutor(workers or cpu_count() or 1) as pool:
+        image_facts = pool.map(scanned_image, images)
+        mask_facts = pool.map(scanned_mask, masks)
+        return {f.path: f for f in image_facts}, {f.path: f for f in mask_facts}

@@ -1,0 +1,101 @@
+"""The losses by name, and the head that each one is for."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torch import Tensor
+
+from convlora.errors import ConfigError
+from convlora.losses.mask_classification import MaskClassificationWeights, mask_classification_loss
+from convlora.losses.region import (
+    balanced_bce_loss,
+    bce_dice_loss,
+    binary_focal_dice_loss,
+    cross_entropy_dice_loss,
+)
+from convlora.losses.structure import structure_loss, structure_loss_official
+
+HeadKind = Literal["binary", "per-class", "mask-classification"]
+
+
+@dataclass(frozen=True)
+class SegmentationLoss:
+    """A loss and the head that it is for; calling it is the same for all heads.
+
+    Attributes:
+        head: kind of head whose output it takes.
+        function: the loss of that head, of (mask_logits, target); for mask classification of
+            (mask_logits, class_logits, target).
+        resample: whether the mask logits must be brought to the size of the labels first.
+    """
+
+    head: HeadKind
+    function: Callable[..., Tensor]
+    resample: bool = True
+
+    def __call__(self, mask_logits: Tensor, class_logits: Tensor | None, target: Tensor) -> Tensor:
+        """Compute the loss, a scalar.
+
+        Args:
+            mask_logits: (B, 1, H, W), (B, K, H, W), or (B, Q, h, w) for mask classification.
+            class_logits: (B, Q, K + 1) for mask classification, else unused.
+            target: (B, H, W) int64, 255 is ignored.
+
+        Raises:
+            ConfigError: the loss needs class logits and the head has none, or the loss itself raises one.
+            DataError: sizes or labels are not valid.
+        """
+        if self.head != "mask-classification":
+            return self.function(mask_logits, target)
+        if class_logits is None:
+            raise ConfigError("The loss needs class logits, which only the head 'mask-classification' gives.")
+        return self.function(mask_logits, class_logits, target)
+
+
+def _mask_classification_total(
+    mask_logits: Tensor, class_logits: Tensor, target: Tensor, weights: MaskClassificationWeights
+) -> Tensor:
+    return mask_classification_loss(mask_logits, class_logits, target, weights=weights).total
+
+
+def _mask_classification(weights: MaskClassificationWeights) -> SegmentationLoss:
+    function = partial(_mask_classification_total, weights=weights)
+    return SegmentationLoss("mask-classification", function, resample=False)
+
+
+LOSSES: dict[str, SegmentationLoss] = {
+    "structure": SegmentationLoss("binary", structure_loss),
+    "structure-official": SegmentationLoss("binary", structure_loss_official),
+    "balanced-bce": SegmentationLoss("binary", balanced_bce_loss),
+    "focal-dice": SegmentationLoss("binary", binary_focal_dice_loss),
+    "bce-dice": SegmentationLoss("binary", bce_dice_loss),
+    "ce-dice": SegmentationLoss("per-class", cross_entropy_dice_loss),
+    "mask-classification": _mask_classification(MaskClassificationWeights()),
+    "mask-classification-official": _mask_classification(MaskClassificationWeights.official()),
+}
+
+
+def get_loss(name: str, head: HeadKind | None = None) -> SegmentationLoss:
+    """Look up a loss.
+
+    Args:
+        name: key of `LOSSES`.
+        head: kind of head that it must fit; None takes any.
+
+    Raises:
+        ConfigError: there is no such loss, or it is for another head.
+    """
+    fitting = [key for key, loss in LOSSES.items() if head in (None, loss.head)]
+    if name in fitting:
+        return LOSSES[name]
+    if name in LOSSES:
+        raise ConfigError(
+            f"loss is '{name}', which is for head '{LOSSES[name].head}', but the head is '{head}'. "
+            f"For this head use one of: {', '.join(fitting)}."
+        )
+    near = difflib.get_close_matches(name, fitting, n=1)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    raise ConfigError(f"loss is '{name}', which does not exist. {hint}Valid are: {', '.join(fitting)}.")

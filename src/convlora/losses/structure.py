@@ -1,0 +1,88 @@
+"""Structure loss: cross entropy and IoU that weigh pixels near a boundary more.
+
+Fan et al., PraNet, MICCAI 2020.
+"""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from convlora.losses.common import BinaryPixels, bce_per_pixel, binary_pixels, full_precision, mean_over
+
+BOUNDARY_WINDOW = 31
+"""Side in pixels of the neighbourhood that decides how near a boundary is."""
+
+BOUNDARY_WEIGHT = 5.0
+"""Extra weight of a pixel whose whole neighbourhood is of the other class."""
+
+
+@full_precision
+def structure_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Weighted binary cross entropy + weighted IoU, the form that the paper of PraNet describes.
+
+    With y the labels and w = 1 + 5 |avgpool31(y) - y| (zero where ignored), for each image
+    sum(w bce) / sum(w) + 1 - (I + 1) / (U - I + 1), where I = sum(w p y) and U = sum(w (p + y)); then the
+    mean over the batch. An image without labelled pixels contributes zero.
+
+    The public code of PraNet, and of Conv-LoRA after it, computes something else: `structure_loss_official`.
+
+    Args:
+        logits: (B, 1, H, W).
+        target: (B, H, W) of 0, 1 and 255.
+
+    Raises:
+        ConfigError: the logits have more than one channel.
+        DataError: sizes differ or a label is not valid.
+    """
+    pixels = binary_pixels(logits, target)
+    weight = boundary_weights(pixels)
+    weighted = (weight * bce_per_pixel(pixels)).sum(dim=(1, 2))
+    bce = weighted / weight.sum(dim=(1, 2)).clamp(min=1)  # a labelled pixel weighs 1 or more
+    return (bce + _weighted_iou_loss(pixels, weight)).mean()
+
+
+@full_precision
+def structure_loss_official(logits: Tensor, target: Tensor) -> Tensor:
+    """Structure loss as the public code computes it; the published results were made with it.
+
+    The code passes `reduce="none"`, a deprecated boolean that any string sets: the cross entropy is already
+    the mean over the batch when the weights come, and they cancel. Only the IoU is weighted.
+
+    Args:
+        logits: (B, 1, H, W).
+        target: (B, H, W) of 0, 1 and 255.
+
+    Raises:
+        ConfigError: the logits have more than one channel.
+        DataError: sizes differ or a label is not valid.
+    """
+    pixels = binary_pixels(logits, target)
+    iou = _weighted_iou_loss(pixels, boundary_weights(pixels)).mean()
+    return mean_over(bce_per_pixel(pixels), pixels.valid) + iou
+
+
+def boundary_weights(pixels: BinaryPixels) -> Tensor:
+    """Weights 1 + 5 |avgpool31(y) - y|, (B, H, W); 0 where ignored.
+
+    Beyond the edge of the image y counts as background, as in PraNet. Ignored pixels leave the mean of the
+    neighbourhood instead: they are no boundary.
+    """
+    ignored_share = _box_mean(1 - pixels.valid)
+    # the window of a labelled pixel holds that pixel, so the labelled share is never below 1 / 31^2
+    labelled_share = (1 - ignored_share).clamp(min=BOUNDARY_WINDOW**-2)
+    neighbourhood = _box_mean(pixels.truth) / labelled_share
+    return pixels.valid * (1 + BOUNDARY_WEIGHT * (neighbourhood - pixels.truth).abs())
+
+
+def _box_mean(values: Tensor) -> Tensor:
+    """Mean of each pixel's window, zeros beyond the edge. One axis after the other: a tenth of the time."""
+    size, half = BOUNDARY_WINDOW, BOUNDARY_WINDOW // 2
+    columns = F.avg_pool2d(values, (size, 1), stride=1, padding=(half, 0))
+    return F.avg_pool2d(columns, (1, size), stride=1, padding=(0, half))
+
+
+def _weighted_iou_loss(pixels: BinaryPixels, weight: Tensor) -> Tensor:
+    """1 - (I + 1) / (U - I + 1) of each image, (B,); 0 where nothing has a weight."""
+    probability = pixels.logits.sigmoid()
+    intersection = (weight * probability * pixels.truth).sum(dim=(1, 2))
+    total = (weight * (probability + pixels.truth)).sum(dim=(1, 2))
+    return 1 - (intersection + 1) / (total - intersection + 1)
