@@ -1,0 +1,1 @@
+"""Pretraining of the bundled backbone on generated scenes."""

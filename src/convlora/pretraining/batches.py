@@ -1,0 +1,93 @@
+"""Scenes to training batches: random crop, scale and flips, then masks and the prompts that ask for them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from convlora.pretraining.prompts import sample_box, sample_click, sample_masks
+from convlora.pretraining.shards import ShardReader
+
+_MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+_STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images, the masks asked for, and the prompts."""
+
+    image: Tensor  # (B, 3, S, S) normalised
+    target: Tensor  # (B * Q, S / 2, S / 2) share of each cell that the mask covers
+    points: Tensor | None  # (B, Q, 1, 2) clicks in pixels
+    boxes: Tensor | None  # (B, Q, 4) XYXY in pixels
+
+
+class BatchStream(torch.utils.data.IterableDataset[Batch]):
+    """Endless batches for one stage of pretraining; each worker draws its own.
+
+    Args:
+        reader: the scenes.
+        size: side S of the images in pixels.
+        batch: images B.
+        prompts: prompts Q for each image.
+        seed: start of the random numbers.
+    """
+
+    def __init__(self, reader: ShardReader, size: int, batch: int, prompts: int, seed: int) -> None:
+        self.reader, self.size, self.batch, self.prompts, self.seed = reader, size, batch, prompts, seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Draw batches until the consumer stops."""
+        worker = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng((self.seed, worker.id if worker else 0))
+        while True:
+            yield self._draw(rng)
+
+    def _draw(self, rng: np.random.Generator) -> Batch:
+        box = bool(rng.random() < 0.4)
+        images: list[np.ndarray] = []
+        targets: list[np.ndarray] = []
+        prompts: list[np.ndarray] = []
+        while len(images) < self.batch:
+            picture, maps = self._view(rng)
+            masks = sample_masks(*maps, rng, self.prompts)
+            if len(masks) == 0:
+                continue
+            masks = masks[np.arange(self.prompts) % len(masks)]
+            images.append(picture)
+            targets.append(masks)
+            sample = sample_box if box else sample_click
+            prompts.append(np.stack([sample(mask, rng) for mask in masks]))
+        image = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+        asked = torch.from_numpy(np.stack(prompts)).float() - 0.5  # SAM counts pixels by their centres
+        return Batch(
+            image=(image - _MEAN) / _STD,
+            target=F.avg_pool2d(torch.from_numpy(np.concatenate(targets)).float()[:, None], 2)[:, 0],
+            points=None if box else asked[:, :, None],
+            boxes=asked if box else None,
+        )
+
+    def _view(self, rng: np.random.Generator) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """Random scene, cropped, scaled to `size`, turned and mirrored."""
+        scene = self.reader[int(rng.integers(len(self.reader)))]
+        side = scene.image.shape[0]
+        crop = int(rng.integers(max(self.size * 5 // 8, side // 4), side + 1))
+        top, left = rng.integers(0, side - crop + 1, size=2)
+        window = np.s_[top : top + crop, left : left + crop]
+        image = torch.from_numpy(scene.image[window].copy()).permute(2, 0, 1)[None].float()
+        shape = (self.size, self.size)
+        image = F.interpolate(image, size=shape, mode="bilinear", antialias=crop > self.size)
+        pixels = (np.arange(self.size) + 0.5) * crop / self.size
+        index = np.ix_(pixels.astype(int), pixels.astype(int))
+        turn, mirror = int(rng.integers(4)), bool(rng.integers(2))
+
+        def oriented(array: np.ndarray) -> np.ndarray:
+            array = np.rot90(array, turn)
+            return np.ascontiguousarray(array[:, ::-1] if mirror else array)
+
+        picture = image[0].permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()
+        ids = (oriented(scene.instances[window][index]), oriented(scene.coarse[window][index]))
+        return oriented(picture), ids

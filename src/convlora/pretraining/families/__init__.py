@@ -1,0 +1,1 @@
+"""Scene families: one file for each kind of image that users segment."""

@@ -1,0 +1,192 @@
+"""Pretrain a small SAM from random weights on generated scenes; resumable, CPU-friendly."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from convlora.backbone.initialise import random_sam
+from convlora.backbone.presets import SAM_TINY, SamSpec
+from convlora.backbone.sam import Sam
+from convlora.backbone.weights import save_sam
+from convlora.pretraining.batches import Batch, BatchStream
+from convlora.pretraining.objective import mask_iou, pretraining_loss
+from convlora.pretraining.shards import ShardReader
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Options of a pretraining run."""
+
+    minutes: float = 60.0  # wall-clock budget; the schedule follows the share of it that is used up
+    seed: int = 0
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    prompts: int = 6
+    small_size: int = 128  # first stage, where a step is cheap
+    small_batch: int = 16
+    full_batch: int = 6
+    full_from: float = 0.6  # share of the budget after which images have the native size
+    warmup: float = 0.03
+    save_every: float = 120.0  # seconds
+    workers: int = 0  # a batch is drawn in a tenth of a step
+
+
+def pretrain(shards: Path, out: Path, config: PretrainConfig, spec: SamSpec = SAM_TINY) -> Path:
+    """Train until the budget is used up and write the weights.
+
+    A run that was cut off goes on where its last checkpoint left it: the budget counts training time only.
+
+    Args:
+        shards: folder of scenes written by `write_shards`.
+        out: run folder; `out/model` gets config.json and model.safetensors.
+        config: options.
+        spec: shape of the model.
+
+    Returns:
+        The folder with the weights.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    run = _Run(random_sam(spec, config.seed), config, out)
+    run.resume()
+    reader = ShardReader(shards)
+    for stage in (0, 1):
+        if run.progress < (config.full_from if stage == 0 else 1.0):
+            run.train_stage(_batches(reader, config, spec, stage, run.step), stage)
+    save_sam(run.sam, out / "model", torch.float16)
+    return out / "model"
+
+
+def _batches(
+    reader: ShardReader, config: PretrainConfig, spec: SamSpec, stage: int, step: int
+) -> Iterator[Batch]:
+    size, batch = (
+        (config.small_size, config.small_batch)
+        if stage == 0
+        else (spec.encoder.image_size, config.full_batch)
+    )
+    stream = BatchStream(reader, size, batch, config.prompts, seed=config.seed * 1_000_003 + step)
+    return iter(
+        torch.utils.data.DataLoader(
+            stream, batch_size=None, num_workers=config.workers, prefetch_factor=4 if config.workers else None
+        )
+    )
+
+
+class _Run:
+    """State of a run: model, optimiser, clock, log."""
+
+    def __init__(self, sam: Sam, config: PretrainConfig, out: Path) -> None:
+        self.sam, self.config, self.out = sam, config, out
+        decay = [p for p in sam.parameters() if p.ndim > 1]
+        plain = [p for p in sam.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": decay, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+        self.step, self.seconds = 0, 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget used up."""
+        return self.seconds / (60 * self.config.minutes)
+
+    def train_stage(self, batches: Iterator[Batch], stage: int) -> None:
+        """Train until the stage's share of the budget is used up."""
+        end = self.config.full_from if stage == 0 else 1.0
+        saved, tally = time.monotonic(), _Tally()
+        while self.progress < end:
+            start = time.monotonic()
+            tally.add(self._train_step(next(batches)))
+            self.seconds += time.monotonic() - start
+            self.step += 1
+            if self.step % 50 == 0:
+                self._log(tally)
+                tally = _Tally()
+            if time.monotonic() - saved > self.config.save_every:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+
+    def _train_step(self, batch: Batch) -> dict[str, float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits, iou = _predict(self.sam, batch)
+        balance = max(0.0, 1 - self.progress / 0.5)
+        loss = pretraining_loss(logits, iou, batch.target, balance)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.sam.parameters(), 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            single = mask_iou(logits[:, :1], batch.target).mean()
+        return {"loss": loss.item(), "iou": single.item(), "images": float(len(batch.image))}
+
+    def _learning_rate(self) -> float:
+        rise = min(1.0, self.progress / self.config.warmup)
+        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
+        return self.config.lr * rise * max(fall, 0.01)
+
+    def _log(self, tally: "_Tally") -> None:
+        row = {"step": self.step, "progress": round(self.progress, 4), "seconds": round(self.seconds, 1)}
+        row |= {name: round(value, 4) for name, value in tally.means().items()}
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(row, flush=True)
+
+    def save(self) -> None:
+        """Write the state; the file appears whole or not at all."""
+        state = {
+            "model": self.sam.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "config": asdict(self.config),
+        }
+        part = self.out / "state.part"
+        torch.save(state, part)
+        part.replace(self.out / "state.pt")
+        save_sam(self.sam, self.out / "model", torch.float16)
+
+    def resume(self) -> None:
+        """Go on from the last state in the run folder, if there is one."""
+        file = self.out / "state.pt"
+        if file.exists():
+            state = torch.load(file, weights_only=True)
+            self.sam.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds = state["step"], state["seconds"]
+
+
+def _predict(sam: Sam, batch: Batch) -> tuple[Tensor, Tensor]:
+    """All masks of all prompts, the single one first: (N, 1 + M, h, w) and (N, 1 + M)."""
+    size = (batch.image.shape[-2], batch.image.shape[-1])
+    labels = None if batch.points is None else torch.ones(batch.points.shape[:-1], dtype=torch.long)
+    embedding = sam.image_encoder(batch.image)
+    logits, iou = sam.prompted(embedding, size, batch.points, labels, batch.boxes)
+    return logits.flatten(0, 1), iou.flatten(0, 1)
+
+
+class _Tally:
+    """Running means since the last line of the log."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.count, self.start = 0, time.monotonic()
+
+    def add(self, values: dict[str, float]) -> None:
+        self.count += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        images = self.sums.pop("images", 0.0)
+        means = {name: total / self.count for name, total in self.sums.items()}
+        return means | {"images_per_second": images / (time.monotonic() - self.start)}
