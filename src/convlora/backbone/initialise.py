@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from convlora.backbone.mask_decoder import CrossAttention
 from convlora.backbone.presets import SamSpec
 from convlora.backbone.sam import Sam
 
@@ -11,7 +12,9 @@ def random_sam(spec: SamSpec, seed: int = 0) -> Sam:
     """Build a SAM with random weights; the caller's random state is left as it was.
 
     Linear layers are truncated normal (0.02) as in ViT, the position embedding is sine-cosine as in MAE,
-    relative positions start at zero as in ViTDet.
+    relative positions start at zero as in ViTDet. In the decoder, the attention between tokens and image
+    starts with equal query and key projections, so that a click attends to its own place from the start:
+    with independent ones, pretraining stays for a long time where masks do not depend on the prompt.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -21,6 +24,12 @@ def random_sam(spec: SamSpec, seed: int = 0) -> Sam:
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for module in sam.mask_decoder.transformer.modules():
+            if isinstance(module, CrossAttention) and module.q_proj.out_features < spec.decoder.dim:
+                nn.init.orthogonal_(module.q_proj.weight, gain=2.0)
+                module.k_proj.load_state_dict(module.q_proj.state_dict())
+        for kind in sam.prompt_encoder.point_embeddings.parameters():
+            nn.init.normal_(kind, std=0.02)
         if sam.image_encoder.pos_embed is not None:
             sam.image_encoder.pos_embed.data = sine_cosine_positions(
                 spec.encoder.grid, spec.encoder.embed_dim

@@ -1,0 +1,51 @@
+"""Commands about data: check, sample."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convlora.errors import DataError
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder with images and masks.")]
+Classes = Annotated[str | None, typer.Option(help="Class names, id 0 first, separated by commas.")]
+
+sample_app = typer.Typer(help="Write a sample data set to try the software on.", no_args_is_help=True)
+
+
+def split_names(names: str | None) -> list[str] | None:
+    """Read 'a,b,c'; None stays None."""
+    return [name.strip() for name in names.split(",") if name.strip()] if names else None
+
+
+def check(
+    data: Data,
+    classes: Classes = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Find every problem in the data, by file, with the fix. Exit code 1 if there are errors."""
+    from convlora.data.check import check_dataset
+
+    report = check_dataset(data, classes=split_names(classes))
+    print(report.to_json() if as_json else report.to_text())
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@sample_app.callback()
+def _sample() -> None:
+    """Write a sample data set to try the software on."""
+
+
+@sample_app.command()
+def brain(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; must be empty or new.")],
+) -> None:
+    """Slices of the MNI152 brain MRI with grey and white matter (needs the extra 'sample')."""
+    from convlora.data.sample import write_brain_sample
+
+    if folder.is_file():
+        raise DataError(f"{folder} is a file; give a folder.")
+    counts = write_brain_sample(folder)
+    print(f"Wrote {', '.join(f'{n} {split}' for split, n in counts.items())} slices to {folder}.")
+    print(f"Next: convlora train {folder} --out runs/brain")

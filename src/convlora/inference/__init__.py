@@ -1,0 +1,1 @@
+"""Prediction of single images and folders, and pictures of the results."""

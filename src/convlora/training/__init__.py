@@ -1,0 +1,1 @@
+"""Training: `fit` is the entry point."""

@@ -1,0 +1,204 @@
+"""One training run from its configuration to the run folder."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+
+from convlora.adapters import build_method
+from convlora.backbone.weights import load_sam
+from convlora.checkpoint import save_pretrained
+from convlora.config import RunConfig
+from convlora.data.augment import AugmentConfig
+from convlora.data.check import check_dataset
+from convlora.data.dataset import SegmentationDataset
+from convlora.data.layout import DataSet, Pair
+from convlora.errors import ConfigError
+from convlora.evaluate import add_scores, new_metrics, score_pairs, write_comparison
+from convlora.inference.predictor import Prediction, Predictor, autocast_dtype
+from convlora.model import Segmenter, default_head
+from convlora.training.environment import describe_environment
+from convlora.training.loop import Loop
+from convlora.training.objective import make_objective, resolve_loss
+from convlora.training.optimizer import make_optimizer
+from convlora.training.plan import make_plan
+from convlora.training.report import Reporter
+from convlora.training.stream import make_loader
+
+_ACCELERATE = {None: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def fit(config: RunConfig) -> dict[str, Any]:
+    """Train, and keep the model that is best on the validation split.
+
+    Writes config.yaml, environment.json, split.json, metrics.jsonl, metrics.json, `best/`, `last/` and
+    `previews/` into `config.out`.
+
+    Returns:
+        Validation scores of the best model, with 'step'.
+
+    Raises:
+        ConfigError, DataError, WeightsError: before any training, with what to change.
+    """
+    report = check_dataset(config.data, classes=config.classes)
+    report.raise_if_errors()
+    dataset = report.dataset
+    AcceleratorState._reset_state()  # else a second run in this process is bound to the first one's precision
+    precision = _ACCELERATE[autocast_dtype(config.precision, PartialState().device)]
+    accelerator = Accelerator(mixed_precision=precision)
+    set_seed(config.seed, device_specific=True)
+    return _Run(config, dataset, accelerator, [str(problem) for problem in report.warnings]).train()
+
+
+class _Run:
+    """Everything that one call of `fit` holds."""
+
+    def __init__(
+        self, config: RunConfig, dataset: DataSet, accelerator: Accelerator, warnings: list[str]
+    ) -> None:
+        self.config, self.dataset, self.accelerator = config, dataset, accelerator
+        self.segmenter = _build(config, dataset)
+        embed_dim = self.segmenter.encoder.spec.embed_dim
+        self.plan = make_plan(
+            config, len(dataset.splits["train"]), embed_dim, processes=accelerator.num_processes
+        )
+        self.best: dict[str, Any] = {}
+        self.validations_without_gain = 0
+        self.warnings = warnings
+
+    def train(self) -> dict[str, Any]:
+        config, accelerator = self.config, self.accelerator
+        if accelerator.is_main_process:
+            self._write_record()
+        optimizer = make_optimizer(self.segmenter, self.plan.lr, config.weight_decay)
+        model, optimizer = accelerator.prepare(self.segmenter, optimizer)
+        objective = make_objective(self.segmenter, config.loss)
+        with Reporter(config.out, self.plan.steps, config.metric, accelerator.is_main_process) as reporter:
+            self.reporter = reporter
+            self._introduce()
+            loop = Loop(accelerator, model, optimizer, objective, self.plan, config.clip, reporter)
+            loader = make_loader(
+                self._images(), self.plan, config.seed, config.workers, accelerator.process_index
+            )
+            loop.run(loader, self._validate)
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+        return self.best
+
+    def _images(self) -> SegmentationDataset:
+        config = self.segmenter.config
+        return SegmentationDataset(
+            self.dataset.splits["train"],
+            self.dataset.encoding,
+            image_size=config.image_size,
+            resize=config.resize,
+            augment=AugmentConfig.preset(self.config.augment),
+            seed=self.config.seed,
+        )
+
+    def _validate(self, step: int) -> bool:
+        """Score the validation split; True when patience has run out."""
+        config, accelerator = self.config, self.accelerator
+        scores = self._scores(step)
+        if config.metric not in scores:
+            raise ConfigError(
+                f"metric '{config.metric}' is not computed here; use one of {', '.join(scores)}."
+            )
+        better = not self.best or scores[config.metric] > self.best[config.metric]
+        self.validations_without_gain = 0 if better else self.validations_without_gain + 1
+        if better:
+            self.best = {"step": step, **scores}
+        self.reporter.validation(step, scores, better)
+        if accelerator.is_main_process:
+            if better:
+                self._save("best", scores, step)
+                add_scores("val", self.best, config.out / "metrics.json")
+            self._save("last", scores, step)
+        stop = config.patience is not None and self.validations_without_gain >= config.patience
+        if stop:
+            self.reporter.say(f"No gain in {config.patience} validations; stopping at step {step}.")
+        return stop
+
+    def _scores(self, step: int) -> dict[str, Any]:
+        accelerator, config = self.accelerator, self.config
+        predictor = Predictor(self.segmenter, accelerator.device, config.precision)
+        metrics = new_metrics(self.dataset.classes)
+        pairs = self.dataset.splits["val"]
+        previews = {pair.stem for pair in pairs[: config.previews]} if accelerator.is_main_process else set()
+
+        def preview(pair: Pair, prediction: Prediction) -> None:
+            if pair.stem in previews:
+                file = config.out / "previews" / f"{step:06d}_{pair.stem}.png"
+                write_comparison(pair, prediction, self.dataset, file)
+
+        mine = pairs[accelerator.process_index :: accelerator.num_processes]
+        score_pairs(predictor, self.dataset, mine, metrics, preview)
+        state = accelerator.reduce(metrics.state_tensor().to(accelerator.device), reduction="sum")
+        metrics.load_state_tensor(state.cpu())
+        return metrics.compute()
+
+    def _save(self, name: str, scores: dict[str, Any], step: int) -> None:
+        metadata = {
+            "step": step,
+            "metrics": {k: None if v != v else v for k, v in scores.items()},
+            "data_fingerprint": self.dataset.fingerprint,
+            "command": shlex.join(["convlora", *sys.argv[1:]]),
+            "seed": self.config.seed,
+        }
+        save_pretrained(self.segmenter, self.config.out / name, metadata)
+
+    def _write_record(self) -> None:
+        out = self.config.out
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text(self.config.to_yaml())
+        environment = describe_environment(self.accelerator.device, self.accelerator.mixed_precision)
+        (out / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+        stems = {split: [pair.stem for pair in pairs] for split, pairs in self.dataset.splits.items()}
+        (out / "split.json").write_text(json.dumps(stems, indent=2) + "\n")
+
+    def _introduce(self) -> None:
+        config, trained = self.segmenter.config, self.segmenter.count_parameters()
+        sizes = ", ".join(f"{len(pairs)} {split}" for split, pairs in self.dataset.splits.items())
+        for line in self.warnings:
+            self.reporter.say(f"warning: {line}")
+        self.reporter.say(
+            f"{config.method} on {config.backbone}: {trained.trainable:,} of {trained.total:,} parameters "
+            f"trained ({100 * trained.share:.2f} %)\n"
+            f"images: {sizes}; classes: {', '.join(config.classes)}\n"
+            f"{self.plan.steps} steps of {self.plan.batch_size} images at {config.image_size} px, "
+            f"{self.accelerator.mixed_precision.replace('no', 'fp32')} on {self.accelerator.device}, "
+            f"learning rate {self.plan.lr:g}"
+        )
+
+
+def _build(config: RunConfig, dataset: DataSet) -> Segmenter:
+    options = dict(config.method)
+    name = options.pop("name")
+    head = default_head(len(dataset.classes))
+    resolve_loss(config.loss, head if head == "binary" else config.multiclass_head)
+    return Segmenter.from_backbone(
+        load_sam(config.backbone),
+        dataset.classes,
+        build_method(name, options),
+        head=head if head == "binary" else config.multiclass_head,
+        num_masks=config.num_masks,
+        image_size=config.image_size,
+        resize=config.resize,
+        seed=config.seed,
+    )
+
+
+def run_folder_is_free(out: Path) -> None:
+    """Refuse to write over another run.
+
+    Raises:
+        ConfigError: the folder holds a run.
+    """
+    if (out / "metrics.jsonl").exists():
+        raise ConfigError(f"{out} holds a run already. Choose another --out, or delete it.")

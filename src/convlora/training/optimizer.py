@@ -1,0 +1,19 @@
+"""AdamW with linear decay to zero, as in the official code."""
+
+import torch
+from torch import nn
+
+
+def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over the trained parameters; biases, norms and other vectors are not decayed."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr)
+
+
+def linear_decay(step: int, steps: int) -> float:
+    """Factor on the learning rate at `step` of `steps`: 1 at the first, 0 after the last."""
+    return max(0.0, 1.0 - step / steps)

@@ -1,0 +1,59 @@
+"""Which images make up a step: endless shuffled passes, the same for any number of processes and workers."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from convlora.data.dataset import SegmentationDataset
+from convlora.training.plan import Plan
+
+
+def place(position: int, images: int, seed: int) -> tuple[int, int]:
+    """Epoch and image at a position of the stream; each epoch is a new shuffle of all images."""
+    epoch, offset = divmod(position, images)
+    order = np.random.default_rng((seed, epoch)).permutation(images)
+    return epoch, int(order[offset])
+
+
+class PositionSampler(Sampler[list[int]]):
+    """Positions of each micro-batch of one process, from `first_step` to the end of the plan."""
+
+    def __init__(self, plan: Plan, process: int, first_step: int) -> None:
+        self.plan, self.process, self.first_step = plan, process, first_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        plan = self.plan
+        share = plan.batch_size // plan.processes
+        for step in range(self.first_step, plan.steps):
+            start = step * plan.batch_size + self.process * share
+            for micro in range(start, start + share, plan.micro_batch):
+                yield list(range(micro, micro + plan.micro_batch))
+
+    def __len__(self) -> int:
+        return (self.plan.steps - self.first_step) * self.plan.micro_batches
+
+
+class StreamDataset(Dataset[dict[str, Tensor]]):
+    """The training images by their position in the stream; augmentation is drawn from epoch and image."""
+
+    def __init__(self, images: SegmentationDataset, seed: int) -> None:
+        self.images, self.seed = images, seed
+
+    def __getitem__(self, position: int) -> dict[str, Tensor]:
+        epoch, index = place(position, len(self.images), self.seed)
+        return self.images.get(index, epoch)
+
+
+def make_loader(
+    images: SegmentationDataset, plan: Plan, seed: int, workers: int, process: int = 0, first_step: int = 0
+) -> DataLoader[dict[str, Tensor]]:
+    """Loader of micro-batches: 'image' (b, 3, S, S) and 'mask' (b, S, S)."""
+    return DataLoader(
+        StreamDataset(images, seed),
+        batch_sampler=PositionSampler(plan, process, first_step),
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+    )
