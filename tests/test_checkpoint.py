@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALL
 from safetensors.torch import load_file, save_file
 
 from convlora.adapters import trainable_parameters
@@ -15,6 +14,7 @@ from convlora.backbone.weights import save_sam
 from convlora.checkpoint import CARD, CONFIG, TENSORS, find_adapter, from_pretrained, save_pretrained
 from convlora.errors import WeightsError
 from convlora.model import Segmenter
+from small import SMALL
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import SMALL
 
 from convlora.backbone.initialise import random_sam
 from convlora.errors import ConfigError
 from convlora.head import HeadOutput, SegmentationHead
+from small import SMALL
 
 KINDS = [("binary", 2, 0, 1), ("per-class", 5, 0, 5), ("mask-classification", 3, 7, 7)]
 

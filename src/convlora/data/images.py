@@ -22,15 +22,16 @@ def open_image(path: Path) -> Image.Image:
         DataError: the file is missing, empty, cut off, of an unknown format, or has several frames.
     """
     try:
-        image = Image.open(path)
-        image.load()
+        with path.open("rb") as file:
+            image: Image.Image = Image.open(file)
+            frames = getattr(image, "n_frames", 1)
+            image.load()
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist.") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         size = path.stat().st_size if path.exists() else 0
         found = "the file is empty (0 bytes)" if size == 0 else str(error)
         raise DataError(f"{path} cannot be read as an image: {found}. Replace or remove the file.") from error
-    frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise DataError(
             f"{path} holds {frames} frames; one file must be one picture. Save the frames one by one."

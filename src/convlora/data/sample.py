@@ -13,7 +13,7 @@ CLASSES = ("background", "grey_matter", "white_matter")
 
 # Slabs along the body axis, in mm: 12 of training (every second slice), then 4 of validation or test in turn,
 # with 3 mm between slabs, so that no held-out slice has a training slice for a neighbour.
-_FIRST, _LAST, _PERIOD = 28, 160, 22
+_FIRST, _LAST, _PERIOD = 16, 148, 22
 _TRAIN, _HELD = range(0, 12, 2), range(15, 19)
 
 _README = """Axial slices of the MNI152 T1 template (ICBM 2009a nonlinear, 1 mm), as shipped inside nilearn.

@@ -1,124 +1,177 @@
-"""Scores of a whole data set from one image after another, in constant memory."""
+"""All scores of a model on a data set, fed one image at a time."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from convlora.metrics import saliency
-from convlora.metrics.functional import (
-    IGNORE,
-    confusion_matrix,
-    dice_per_class,
-    iou_per_class,
-    pixel_accuracy,
-)
+from convlora.errors import ConfigError, DataError
+from convlora.metrics.functional import confusion_matrix, dice_per_class, iou_per_class, pixel_accuracy
+from convlora.metrics.saliency import saliency_measures
 
-_EXTRAS = ("s_measure", "e_measure", "weighted_f", "mae", "ber")
+SALIENCY_KEYS = ("s_measure", "e_measure", "weighted_f", "mae", "ber")
+"""Scores that only binary segmentation has."""
+
+LOWER_IS_BETTER = frozenset({"mae", "ber"})
+"""Scores where less is better; for all others more is."""
+
+
+class _Parts(NamedTuple):
+    """Views into the flat state; L image-level scores: IoU and Dice of K classes, accuracy, saliency."""
+
+    n_images: Tensor  # (1,)
+    confusion: Tensor  # (K, K)
+    sums: Tensor  # (L,) over the images where the score is defined
+    counts: Tensor  # (L,) number of these images
 
 
 class SegmentationMetrics:
-    """Accumulates images; every part of the state is a sum, so states of several processes add up.
+    """Accumulates scores over images, at native resolution; memory does not grow with their number.
 
-    Two kinds of scores: over the data set (pixels of all images together), and, with the prefix `image_`, the
-    mean over images of each image's score. What happens to classes that do not occur: `metrics.functional`.
+    Everything it knows is one flat vector of sums, so the states of several processes add:
+
+        state = metrics.state_tensor()
+        torch.distributed.all_reduce(state)
+        metrics.load_state_tensor(state)
+
+    Definitions and the rule for empty classes: `convlora.metrics.functional`, `convlora.metrics.saliency`.
 
     Args:
-        classes: names, id 0 first.
-        foreground: ids that count for the `_foreground` means.
-        binary: also compute S-measure, E-measure, weighted F, MAE and BER of the foreground probability.
+        class_names: name of each class id.
+        foreground: ids that count as foreground, e.g. [1] in binary, all but background in multi-class.
+        binary: also compute the saliency measures of class 1; it needs two classes and foreground [1].
+
+    Raises:
+        ConfigError: names repeat, a foreground id is no class or repeats, or `binary` does not fit.
     """
 
-    def __init__(self, classes: Sequence[str], foreground: Sequence[int], binary: bool) -> None:
-        self.classes, self.foreground, self.binary = tuple(classes), list(foreground), binary
-        K = len(self.classes)
-        self.matrix = torch.zeros(K, K, dtype=torch.float64)
-        self.image_sums = torch.zeros(2, K, dtype=torch.float64)  # Dice, IoU
-        self.image_counts = torch.zeros(K, dtype=torch.float64)  # images in which the class has a score
-        self.extras = torch.zeros(len(_EXTRAS), dtype=torch.float64)
-        self.images = torch.zeros(2, dtype=torch.float64)  # all, and those with a labelled pixel
+    def __init__(self, class_names: Sequence[str], foreground: Sequence[int], binary: bool) -> None:
+        self.class_names = tuple(class_names)
+        self.foreground = tuple(foreground)
+        self.binary = binary
+        self._check()
+        classes = len(self.class_names)
+        self._image_scores = 2 * classes + 1 + (len(SALIENCY_KEYS) if binary else 0)
+        # float64 counts exactly up to 2^53 pixels
+        self._state = torch.zeros(1 + classes**2 + 2 * self._image_scores, dtype=torch.float64)
 
     @property
     def n_images(self) -> int:
-        """Images seen."""
-        return int(self.images[0])
+        """Number of images seen, also those without a labelled pixel."""
+        return int(self._parts().n_images)
 
-    def update(self, predicted: Tensor, target: Tensor, foreground: Tensor | None = None) -> None:
-        """Add one image at its native size.
+    def update(
+        self, pred_ids: Tensor, target_ids: Tensor, foreground_probability: Tensor | None = None
+    ) -> None:
+        """Add one image.
 
         Args:
-            predicted: (H, W) integer class ids.
-            target: (H, W) integer class ids, 255 is ignored.
-            foreground: (H, W) float probability in [0, 1]; needed where `binary`.
+            pred_ids: (H, W) integer, class ids.
+            target_ids: (H, W) integer, class ids; 255 is ignored.
+            foreground_probability: (H, W) floating point in [0, 1], of class 1; given if and only if binary.
 
         Raises:
-            ValueError: sizes differ, or `foreground` is missing.
+            DataError: sizes, labels or probabilities are not valid; the state is then as before.
         """
-        if predicted.shape != target.shape:
-            raise ValueError(f"prediction {tuple(predicted.shape)} and target {tuple(target.shape)} differ")
-        matrix = confusion_matrix(predicted, target, len(self.classes)).double()
-        dice, iou = dice_per_class(matrix), iou_per_class(matrix)
-        self.matrix += matrix
-        self.image_sums += torch.stack([dice, iou]).nan_to_num(0.0)
-        self.image_counts += ~dice.isnan()
-        labelled = bool(matrix.sum() > 0)
-        self.images += torch.tensor([1.0, float(labelled)], dtype=torch.float64)
-        if self.binary and labelled:
-            if foreground is None:
-                raise ValueError("binary metrics need the foreground probability")
-            self.extras += torch.tensor(_binary_extras(foreground, target), dtype=torch.float64)
+        if (foreground_probability is None) == self.binary:
+            raise DataError(
+                "Binary metrics need a foreground probability map, got none. Pass the probability of class 1."
+                if self.binary
+                else "Metrics of several classes take no foreground probability map, got one. Leave it out."
+            )
+        matrix = confusion_matrix(pred_ids, target_ids, len(self.class_names)).cpu()
+        scores = [iou_per_class(matrix), dice_per_class(matrix), pixel_accuracy(matrix)[None]]
+        if foreground_probability is not None:
+            measures = saliency_measures(foreground_probability, target_ids)
+            scores.append(torch.tensor([measures[key] for key in SALIENCY_KEYS], dtype=torch.float64))
+        values = torch.cat(scores)
+        parts = self._parts()
+        parts.n_images.add_(1)
+        parts.confusion.add_(matrix)
+        parts.sums.add_(values.nan_to_num(nan=0.0))
+        parts.counts.add_(~values.isnan())
 
     def compute(self) -> dict[str, float]:
-        """Flat scores; NaN where there is nothing to score."""
-        per_image = self.image_sums / self.image_counts
-        scores = _summarise("", dice_per_class(self.matrix), iou_per_class(self.matrix), self)
-        scores["pixel_accuracy"] = float(pixel_accuracy(self.matrix))
-        scores |= _summarise("image_", per_image[0], per_image[1], self)
-        if self.binary:
-            means = self.extras / self.images[1]
-            scores |= dict(zip(_EXTRAS, means.tolist(), strict=True))
-        return {**scores, "n_images": self.n_images}
+        """Scores so far, flat.
+
+        Returns:
+            `mean_dice_foreground`, `mean_iou` (all classes), `mean_iou_foreground`, `pixel_accuracy`,
+            `dice/<class>` and `iou/<class>` at data-set level; the same with the prefix `image_` as means
+            over images (a mean over classes is taken last); in binary also `s_measure`, `e_measure`,
+            `weighted_f`, `mae`, `ber` as means over images; `n_images`. All but `n_images` are fractions,
+            not percent. NaN marks a score that is not defined, such as that of a class that never occurs.
+        """
+        parts, classes = self._parts(), len(self.class_names)
+        matrix, image_means = parts.confusion, parts.sums / parts.counts
+        iou, dice, accuracy, saliency = image_means.split(
+            [classes, classes, 1, self._image_scores - 2 * classes - 1]
+        )
+        return {
+            **self._named("", iou_per_class(matrix), dice_per_class(matrix), pixel_accuracy(matrix)),
+            **self._named("image_", iou, dice, accuracy),
+            **(dict(zip(SALIENCY_KEYS, saliency.tolist(), strict=True)) if self.binary else {}),
+            "n_images": self.n_images,
+        }
 
     def state_tensor(self) -> Tensor:
-        """All state as one float64 vector; the sum over processes is the state of all their images."""
-        return torch.cat([part.flatten() for part in self._parts()])
+        """Copy of all that was accumulated: flat, float64, on the CPU; states of the same classes add."""
+        return self._state.clone()
 
     def load_state_tensor(self, state: Tensor) -> None:
-        """Replace the state by one of the same length from `state_tensor`."""
-        parts = self._parts()
-        for part, values in zip(parts, state.double().split([p.numel() for p in parts]), strict=True):
-            part.copy_(values.view_as(part))
+        """Replace what was accumulated by a state, or a sum of states.
 
-    def _parts(self) -> list[Tensor]:
-        return [self.matrix, self.image_sums, self.image_counts, self.extras, self.images]
+        Raises:
+            ConfigError: its size is that of other classes, or it is not float64 (float32 miscounts pixels).
+        """
+        if state.shape != self._state.shape or state.dtype != torch.float64:
+            raise ConfigError(
+                f"The state has shape {tuple(state.shape)} and {state.dtype}; these classes need "
+                f"{tuple(self._state.shape)} and torch.float64. Use the same classes in every process."
+            )
+        self._state.copy_(state)
 
+    def merge(self, other: "SegmentationMetrics") -> None:
+        """Add what another accumulator of the same classes has seen.
 
-def _summarise(prefix: str, dice: Tensor, iou: Tensor, metrics: SegmentationMetrics) -> dict[str, float]:
-    scores = {
-        f"{prefix}mean_dice_foreground": float(dice[metrics.foreground].nanmean()),
-        f"{prefix}mean_iou": float(iou.nanmean()),
-        f"{prefix}mean_iou_foreground": float(iou[metrics.foreground].nanmean()),
-    }
-    for i, name in enumerate(metrics.classes):
-        scores[f"{prefix}dice/{name}"], scores[f"{prefix}iou/{name}"] = float(dice[i]), float(iou[i])
-    return scores
+        Raises:
+            ConfigError: its classes differ.
+        """
+        mine, theirs = ((m.class_names, m.foreground, m.binary) for m in (self, other))
+        if mine != theirs:
+            raise ConfigError(f"Metrics merge only with the same classes, got {theirs} for {mine}.")
+        self._state.add_(other._state)
 
+    def _parts(self) -> _Parts:
+        classes = len(self.class_names)
+        images, confusion, sums, counts = self._state.split(
+            [1, classes**2, self._image_scores, self._image_scores]
+        )
+        return _Parts(images, confusion.view(classes, classes), sums, counts)
 
-def _binary_extras(foreground: Tensor, target: Tensor) -> list[float]:
-    """Scores of one image in the order of `_EXTRAS`.
+    def _named(self, prefix: str, iou: Tensor, dice: Tensor, accuracy: Tensor) -> dict[str, float]:
+        chosen = list(self.foreground)
+        scores = {
+            f"{prefix}mean_dice_foreground": float(dice[chosen].nanmean()),
+            f"{prefix}mean_iou": float(iou.nanmean()),
+            f"{prefix}mean_iou_foreground": float(iou[chosen].nanmean()),
+            f"{prefix}pixel_accuracy": float(accuracy),
+        }
+        for kind, values in (("dice", dice), ("iou", iou)):
+            for name, value in zip(self.class_names, values.tolist(), strict=True):
+                scores[f"{prefix}{kind}/{name}"] = value
+        return scores
 
-    Ignored pixels are dropped for MAE and BER; the others look at neighbourhoods, so there ignored pixels
-    become background in both prediction and truth.
-    """
-    labelled = (target != IGNORE).cpu().numpy()
-    truth = (target == 1).cpu().numpy()
-    probability = np.where(labelled, foreground.double().cpu().numpy(), 0.0)
-    predicted = saliency.prepare(probability)
-    return [
-        saliency.s_measure(predicted, truth),
-        saliency.e_measure(predicted, truth),
-        saliency.weighted_f(predicted, truth),
-        saliency.mean_absolute_error(predicted[labelled], truth[labelled]),
-        saliency.balanced_error_rate(probability[labelled] > 0.5, truth[labelled]),
-    ]
+    def _check(self) -> None:
+        names, ids = self.class_names, self.foreground
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(f"Classes need names, each once, got {list(names)}. Rename the repeated ones.")
+        if not ids or len(set(ids)) != len(ids) or not set(ids) <= set(range(len(names))):
+            raise ConfigError(
+                f"Foreground is one or more of the ids 0 to {len(names) - 1}, each once, got {list(ids)}."
+            )
+        if self.binary and (len(names), ids) != (2, (1,)):
+            raise ConfigError(
+                f"Binary metrics need two classes and foreground [1], got {len(names)} classes and "
+                f"foreground {list(ids)}. Pass binary=False."
+            )

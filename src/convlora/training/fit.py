@@ -1,6 +1,7 @@
 """One training run from its configuration to the run folder."""
 
 import json
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from convlora.data.layout import DataSet, Pair
 from convlora.errors import ConfigError
 from convlora.evaluate import add_scores, new_metrics, score_pairs, write_comparison
 from convlora.inference.predictor import Prediction, Predictor, autocast_dtype
+from convlora.metrics import LOWER_IS_BETTER
 from convlora.model import Segmenter, default_head
 from convlora.training.environment import describe_environment
 from convlora.training.loop import Loop
@@ -110,7 +112,7 @@ class _Run:
             raise ConfigError(
                 f"metric '{config.metric}' is not computed here; use one of {', '.join(scores)}."
             )
-        better = not self.best or scores[config.metric] > self.best[config.metric]
+        better = self._is_better(scores[config.metric])
         self.validations_without_gain = 0 if better else self.validations_without_gain + 1
         if better:
             self.best = {"step": step, **scores}
@@ -124,6 +126,13 @@ class _Run:
         if stop:
             self.reporter.say(f"No gain in {config.patience} validations; stopping at step {step}.")
         return stop
+
+    def _is_better(self, value: float) -> bool:
+        """Whether a value of the chosen metric beats the best one; an undefined score beats nothing."""
+        if not self.best or math.isnan(self.best[self.config.metric]):
+            return True
+        best = self.best[self.config.metric]
+        return value < best if self.config.metric in LOWER_IS_BETTER else value > best
 
     def _scores(self, step: int) -> dict[str, Any]:
         accelerator, config = self.accelerator, self.config
@@ -139,8 +148,9 @@ class _Run:
 
         mine = pairs[accelerator.process_index :: accelerator.num_processes]
         score_pairs(predictor, self.dataset, mine, metrics, preview)
-        state = accelerator.reduce(metrics.state_tensor().to(accelerator.device), reduction="sum")
-        metrics.load_state_tensor(state.cpu())
+        if accelerator.num_processes > 1:
+            state = accelerator.reduce(metrics.state_tensor().to(accelerator.device), reduction="sum")
+            metrics.load_state_tensor(state.cpu())
         return metrics.compute()
 
     def _save(self, name: str, scores: dict[str, Any], step: int) -> None:

@@ -1,0 +1,158 @@
+"""Every kind of picture and mask that users have, written here and read back."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convlora.data.images import displayed_size, open_image, read_image
+from convlora.data.masks import MaskEncoding, read_mask, read_values, save_mask
+from convlora.errors import DataError
+
+RGB = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "tif", "webp"])
+def test_rgb(tmp_path, ending):
+    Image.fromarray(RGB).save(tmp_path / f"a.{ending}", **({"lossless": True} if ending == "webp" else {}))
+    image = read_image(tmp_path / f"a.{ending}")
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(np.round(image * 255), RGB)
+
+
+def test_jpeg(tmp_path):
+    Image.fromarray(RGB).resize((64, 64)).save(tmp_path / "a.jpg", quality=95)
+    assert read_image(tmp_path / "a.jpg").shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "want"),
+    [
+        ("L", np.repeat(GREY[..., None], 3, axis=2)),
+        ("1", np.repeat((GREY > 127)[..., None] * 255, 3, axis=2)),
+        ("LA", np.repeat(GREY[..., None], 3, axis=2)),
+        ("RGBA", RGB),
+        ("P", RGB),
+    ],
+)
+def test_modes(tmp_path, mode, want):
+    if mode == "RGBA":
+        alpha = np.full((12, 17, 1), 40, np.uint8)  # dropped, not blended
+        image = Image.fromarray(np.concatenate([RGB, alpha], axis=2))
+    elif mode == "LA":
+        image = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(np.full_like(GREY, 9))])
+    elif mode == "P":
+        image = Image.fromarray(RGB).quantize(256)
+        want = np.asarray(image.convert("RGB"))
+    elif mode == "1":
+        image = Image.fromarray(GREY > 127)
+    else:
+        image = Image.fromarray(GREY)
+    image.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(np.round(read_image(tmp_path / "a.png") * 255), want)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_deep_grey_fills_the_range(tmp_path, kind):
+    """A 12-bit picture in a 16-bit file must not be black."""
+    values = np.linspace(100, 4000, 12 * 17).reshape(12, 17).astype(kind)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    image = read_image(tmp_path / "a.tif")
+    assert image.min() == 0
+    assert image.max() == 1
+    assert (np.diff(image[..., 0].ravel()) >= 0).all()
+    assert np.ptp(image, axis=2).max() == 0
+
+
+def test_constant_deep_grey_is_finite(tmp_path):
+    Image.fromarray(np.full((4, 4), 700, np.uint16)).save(tmp_path / "a.png")
+    assert np.isfinite(read_image(tmp_path / "a.png")).all()
+
+
+def test_exif_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    assert read_image(tmp_path / "a.png").shape == (17, 12, 3)
+    assert displayed_size(open_image(tmp_path / "a.png")) == (17, 12)
+    np.testing.assert_array_equal(np.round(read_image(tmp_path / "a.png") * 255), np.rot90(RGB, -1))
+
+
+def test_broken_files(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:200])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("no picture")
+    Image.fromarray(RGB).save(
+        tmp_path / "frames.tif", save_all=True, append_images=[Image.fromarray(RGB)] * 2
+    )
+    for name, message in (
+        ("cut", r"cut\.png cannot be read as an image"),
+        ("empty", r"empty\.png .*the file is empty \(0 bytes\).* Replace or remove"),
+        ("text", r"text\.png cannot be read as an image"),
+        ("gone", r"gone\.png does not exist"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_image(tmp_path / f"{name}.png")
+    with pytest.raises(DataError, match="holds 3 frames; one file must be one picture"):
+        read_image(tmp_path / "frames.tif")
+
+
+# --- masks ---
+
+IDS = np.array([[0, 1, 2], [3, 254, 255]], np.uint8)
+
+
+def test_palette_masks_are_read_by_index(tmp_path):
+    save_mask(tmp_path / "m.png", IDS)
+    with Image.open(tmp_path / "m.png") as image:
+        assert image.mode == "P"
+        colours = np.asarray(image.convert("RGB")).reshape(-1, 3)
+        assert len(np.unique(colours, axis=0)) == 6  # a viewer shows different colours
+    np.testing.assert_array_equal(read_values(tmp_path / "m.png"), IDS)
+
+
+@pytest.mark.parametrize("kind", ["L", "equal RGB", "RGBA", "16 bit", "float"])
+def test_other_masks(tmp_path, kind):
+    arrays = {
+        "L": IDS,
+        "equal RGB": np.repeat(IDS[..., None], 3, axis=2),
+        "RGBA": np.concatenate(
+            [np.repeat(IDS[..., None], 3, axis=2), np.full((2, 3, 1), 9, np.uint8)], axis=2
+        ),
+        "16 bit": IDS.astype(np.uint16),
+        "float": IDS.astype(np.float32),
+    }
+    Image.fromarray(arrays[kind]).save(tmp_path / "m.tif")
+    values = read_values(tmp_path / "m.tif")
+    assert values.dtype == np.uint8
+    np.testing.assert_array_equal(values, IDS)
+
+
+def test_one_bit_mask(tmp_path):
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_values(tmp_path / "m.png"), [[1, 0]])
+
+
+def test_binary_encodings(tmp_path):
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png", MaskEncoding.BINARY_255), [[0, 1]])
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png", MaskEncoding.IDS), [[0, 255]])
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([[0.0, 0.5]], np.float32), "mask with fractions, such as 0.5.*Threshold it"),
+        (np.array([[0, 300]], np.uint16), "values from 0 to 300; class ids are 0 to 254"),
+        (
+            np.array([[[255, 0, 0], [0, 255, 0], [255, 0, 0]]], np.uint8),
+            r"colour mask with 2 colours: rgb\(255, 0, 0\) x 2, rgb\(0, 255, 0\) x 1",
+        ),
+    ],
+    ids=["fractions", "range", "colours"],
+)
+def test_masks_that_are_none(tmp_path, array, message):
+    Image.fromarray(array).save(tmp_path / "m.tif")
+    with pytest.raises(DataError, match=message):
+        read_values(tmp_path / "m.tif")
