@@ -23,7 +23,8 @@ def methods(
 
     table = Table(title=f"Methods; parameters on {backbone}, binary")
     for column in ("method", "trained", "share", "options and defaults"):
-        table.add_column(column, justify="right" if column in {"trained", "share"} else "left")
+        right = column in {"trained", "share"}
+        table.add_column(column, justify="right" if right else "left", no_wrap=right or column == "method")
     for name, method in all_methods().items():
         count = count_on_preset(backbone, name)
         fields = dataclasses.fields(method)  # type: ignore[arg-type]  # every method is a dataclass
@@ -41,7 +42,7 @@ def backbones() -> None:
 
     table = Table(title="Backbones")
     for column in ("name", "width", "blocks", "native size", "patch", "where"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "name")
     for name, spec in BACKBONES.items():
         encoder = spec.encoder
         where = "in this package" if name == "sam-tiny" else "Hugging Face hub, fetched once"

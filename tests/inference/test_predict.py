@@ -1,0 +1,112 @@
+"""Prediction of arrays and files, against the steps written out."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from convlora.errors import DataError
+from convlora.inference.files import find_images, predict_files
+from convlora.inference.predictor import Predictor, autocast_dtype
+from convlora.model import Segmenter
+
+
+@pytest.fixture(scope="module")
+def predictor(small_backbone):
+    model = Segmenter.from_backbone(str(small_backbone), ("background", "a", "b"))
+    return Predictor(model, "cpu", "fp32")
+
+
+def picture(height, width, seed=0):
+    return np.random.default_rng(seed).random((height, width, 3)).astype(np.float32)
+
+
+def write(path, height=40, width=64, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((picture(height, width, seed) * 255).astype(np.uint8)).save(path)
+    return path
+
+
+def test_native_size_and_probabilities(predictor):
+    for size in ((40, 64), (64, 64), (300, 11)):
+        result = predictor.predict(picture(*size))
+        assert result.ids.shape == size
+        assert result.ids.dtype == np.uint8
+        assert result.probabilities.shape == (3, *size)
+        torch.testing.assert_close(result.probabilities.sum(dim=0), torch.ones(size))
+        assert (result.ids == result.probabilities.argmax(dim=0).numpy()).all()
+
+
+def test_steps_written_out(predictor):
+    """For an image of the encoder's own size, prediction is: normalise, run, upsample, softmax."""
+    image = picture(64, 64)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = (pixels - mean[:, None, None]) / std[:, None, None]
+    with torch.no_grad():
+        logits = predictor.segmenter(pixels[None]).mask_logits
+    want = F.interpolate(logits, (64, 64), mode="bilinear", align_corners=False).softmax(dim=1)[0]
+    got = predictor.predict(image).probabilities
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)  # two implementations of bilinear sampling
+    assert want.std() > 0
+
+
+def test_padding_does_not_matter(predictor):
+    """What lies in the padding is cut away: the map of a wide image is that of its own rows."""
+    wide = picture(32, 64)
+    assert predictor.predict(wide).probabilities.shape == (3, 32, 64)
+
+
+def test_half_precision_is_close(small_backbone, predictor):
+    model = Segmenter.from_backbone(str(small_backbone), ("background", "a", "b"))
+    half = Predictor(model, "cpu", "bf16").predict(picture(48, 64)).probabilities
+    full = predictor.predict(picture(48, 64)).probabilities
+    assert not torch.equal(half, full)
+    assert (half - full).abs().max() < 0.1  # 8 bits of mantissa through two blocks and the decoder
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("fp32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_precision_names(name, dtype):
+    assert autocast_dtype(name, torch.device("cpu")) is dtype
+    assert autocast_dtype("auto", torch.device("cpu")) in {None, torch.bfloat16}
+    assert autocast_dtype("auto", torch.device("mps")) is None
+
+
+def test_a_bad_file_does_not_stop_the_others(predictor, tmp_path, capsys):
+    for name in ("a", "c"):
+        write(tmp_path / "in" / f"{name}.png")
+    (tmp_path / "in" / "b.png").write_bytes(b"broken")
+    failures = predict_files(predictor, [tmp_path / "in"], tmp_path / "out")
+    assert len(failures) == 1
+    assert "b.png cannot be read as an image" in failures[0]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.png", "c.png"}
+    assert "Wrote 2 of 3 masks" in capsys.readouterr().out
+
+
+def test_same_names_are_refused_before_work(predictor, tmp_path):
+    files = [write(tmp_path / "x" / "a.png"), write(tmp_path / "y" / "A.bmp")]
+    with pytest.raises(DataError, match=r"x/a\.png and .*y/A\.bmp would both be written"):
+        predict_files(predictor, files, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_inputs_are_never_overwritten(predictor, tmp_path):
+    file = write(tmp_path / "a.png")
+    before = file.read_bytes()
+    with pytest.raises(DataError, match="would overwrite an input image"):
+        predict_files(predictor, [tmp_path], tmp_path)
+    assert file.read_bytes() == before
+
+
+def test_folders_and_files(tmp_path):
+    for name in ("b.png", "a.JPG", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert [p.name for p in find_images([tmp_path])] == ["a.JPG", "b.png"]
+    with pytest.raises(DataError, match=r"no\.png does not exist"):
+        find_images([tmp_path / "no.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"holds no image\. Readable are: bmp, jpeg"):
+        find_images([tmp_path / "empty"])
