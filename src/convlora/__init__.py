@@ -1,5 +1,46 @@
-"""Fine-tune the Segment Anything Model on your own images with Conv-LoRA."""
+"""Fine-tune the Segment Anything Model on your own images with Conv-LoRA.
+
+Public names are imported when they are first used, so that `import convlora` loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from convlora._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from convlora.adapters import ConvLora, DecoderOnly, Full, Lora
+    from convlora.api import evaluate, load, train
+    from convlora.inference.predictor import Predictor
+    from convlora.model import Segmenter
+
+_HOMES = {
+    "ConvLora": "adapters",
+    "DecoderOnly": "adapters",
+    "Full": "adapters",
+    "Lora": "adapters",
+    "Predictor": "inference.predictor",
+    "Segmenter": "model",
+    "evaluate": "api",
+    "load": "api",
+    "train": "api",
+}
+
+__all__ = [
+    "ConvLora",
+    "DecoderOnly",
+    "Full",
+    "Lora",
+    "Predictor",
+    "Segmenter",
+    "__version__",
+    "evaluate",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f"convlora.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'convlora' has no attribute '{name}'")

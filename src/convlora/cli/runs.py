@@ -77,7 +77,7 @@ def evaluate(
 ) -> None:
     """Score a model on a split of DATA, at native resolution."""
     from convlora.cli.show import print_scores
-    from convlora.evaluate import evaluate_run
+    from convlora.evaluation import evaluate_run
 
     scores = evaluate_run(
         run,

@@ -1,12 +1,15 @@
 """Image in, class map at native size out."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from convlora.data.images import read_image
 from convlora.data.transforms import apply_image, fit_geometry, invert, normalize
+from convlora.errors import DataError
 from convlora.model import Segmenter
 
 
@@ -34,6 +37,18 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
+def _as_picture(image: str | Path | np.ndarray) -> np.ndarray:
+    """RGB (H, W, 3) float32 in [0, 1]."""
+    if not isinstance(image, np.ndarray):
+        return read_image(Path(image))
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(
+            f"The image has the shape {image.shape}; it must be (height, width, 3), RGB. Repeat a grey image "
+            "three times: np.repeat(grey[..., None], 3, axis=2)."
+        )
+    return image.astype(np.float32) / (255 if image.dtype == np.uint8 else 1)
+
+
 class Predictor:
     """Segments images of any size with a fine-tuned model.
 
@@ -51,12 +66,16 @@ class Predictor:
         self.dtype = autocast_dtype(precision, self.device)
 
     @torch.no_grad()
-    def predict(self, image: np.ndarray) -> Prediction:
+    def predict(self, image: str | Path | np.ndarray) -> Prediction:
         """Segment one image.
 
         Args:
-            image: (H, W, 3) float in [0, 1], RGB, as `read_image` returns it.
+            image: path of a picture, or (H, W, 3) RGB: uint8, or float in [0, 1].
+
+        Raises:
+            DataError: the file cannot be read, or the array has another shape.
         """
+        image = _as_picture(image)
         config = self.segmenter.config
         geometry = fit_geometry((image.shape[0], image.shape[1]), config.image_size, config.resize)
         pixels = normalize(apply_image(torch.from_numpy(image).permute(2, 0, 1).float(), geometry))

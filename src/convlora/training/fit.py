@@ -21,7 +21,7 @@ from convlora.data.check import check_dataset
 from convlora.data.dataset import SegmentationDataset
 from convlora.data.layout import DataSet, Pair
 from convlora.errors import ConfigError
-from convlora.evaluate import add_scores, new_metrics, score_pairs, write_comparison
+from convlora.evaluation import add_scores, new_metrics, score_pairs, write_comparison
 from convlora.inference.predictor import Prediction, Predictor, autocast_dtype
 from convlora.metrics import LOWER_IS_BETTER
 from convlora.model import Segmenter, default_head

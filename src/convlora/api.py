@@ -1,0 +1,45 @@
+"""The commands as functions: train, evaluate, load."""
+
+from pathlib import Path
+from typing import Any
+
+from convlora.checkpoint import from_pretrained
+from convlora.config import make_config
+from convlora.evaluation import evaluate_run
+from convlora.inference.predictor import Predictor
+from convlora.training.fit import fit, run_folder_is_free
+
+
+def train(data: str | Path, out: str | Path, **options: Any) -> dict[str, Any]:  # noqa: ANN401  # RunConfig's
+    """Fine-tune SAM on a data folder; the Python form of `convlora train`.
+
+    Args:
+        data: folder with images and masks.
+        out: new run folder.
+        **options: keys of `convlora.config.RunConfig`, such as backbone, epochs, or
+            method={"name": "conv-lora", "rank": 8}.
+
+    Returns:
+        Validation scores of the best model.
+
+    Raises:
+        ConvLoraError: an option, the data or the backbone is not valid; says what to change.
+    """
+    run_folder_is_free(Path(out))
+    return fit(make_config({"data": data, "out": out, **options}))
+
+
+def evaluate(run: str | Path, data: str | Path, split: str = "test") -> dict[str, Any]:
+    """Score a model on a split at native resolution; the Python form of `convlora evaluate`."""
+    return evaluate_run(run, Path(data), split)
+
+
+def load(run: str | Path, *, device: str | None = None, precision: str = "auto") -> Predictor:
+    """Load a fine-tuned model for prediction.
+
+    Args:
+        run: run folder, adapter folder or hub id.
+        device: by default a GPU if there is one.
+        precision: auto, fp32, bf16 or fp16.
+    """
+    return Predictor(from_pretrained(run), device, precision)

@@ -1,0 +1,49 @@
+"""Public names: what there is, that it is light, and the README's lines."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import convlora
+from convlora.errors import ConfigError, DataError
+
+
+def test_all_names_are_there():
+    for name in convlora.__all__:
+        assert getattr(convlora, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = convlora.nothing
+
+
+def test_no_submodule_hides_a_name():
+    """Importing everything must not put a module in the place of a function."""
+    code = "import convlora; convlora.load; assert callable(convlora.evaluate) and callable(convlora.train)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_import_is_light():
+    code = "import sys, convlora; assert not {'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_train_evaluate_load(binary_data, small_backbone, tmp_path):
+    out = tmp_path / "run"
+    best = convlora.train(binary_data, out, backbone=str(small_backbone), max_steps=2, image_size=64)
+    assert best["step"] == 2
+    scores = convlora.evaluate(out, binary_data)
+    assert {"s_measure", "e_measure", "weighted_f", "mae", "ber"} <= set(scores)
+    model = convlora.load(out)
+    file = binary_data / "test" / "images" / "test_01.png"
+    prediction = model.predict(file)
+    assert prediction.ids.shape == (48, 64)
+    from PIL import Image
+
+    array = np.array(Image.open(file))
+    assert (model.predict(array).ids == prediction.ids).all()
+    assert (model.predict(array / np.float32(255)).ids == prediction.ids).all()
+    with pytest.raises(DataError, match=r"shape \(48, 64\); it must be \(height, width, 3\)"):
+        model.predict(array[..., 0])
+    with pytest.raises(ConfigError, match="holds a run already"):
+        convlora.train(binary_data, out)
