@@ -231,6 +231,11 @@ def test_sample(run, tmp_path):
             "--method is lora, but the configuration says full",
         ),
         (("train", "DATA", "--out", "RUN", "--set", "method=3"), "method is 3; it must be a name"),
+        (
+            ("train", "DATA", "--out", "TRAINED", "--resume", "--lr", "0.5"),
+            "lr: None in the run, 0.5 now",
+        ),
+        (("train", "DATA", "--out", "RUN", "--resume"), "config.yaml does not exist"),
         (("evaluate", "TRAINED", "DATA", "--split", "holdout"), "the split 'holdout' is missing"),
         (("evaluate", "nowhere", "DATA"), "is no folder that exists here"),
         (("predict", "TRAINED", "nowhere.png", "--out", "RUN"), "nowhere.png does not exist"),

@@ -49,7 +49,9 @@ class RunConfig(BaseModel):
     epochs: int = Field(30, ge=1, description="Passes over the training images.")
     max_steps: int | None = Field(None, ge=1, description="Optimiser steps; overrides epochs.")
     batch_size: int = Field(4, ge=1, description="Images for one optimiser step, over all processes.")
-    micro_batch: int | None = Field(None, ge=1, description="Images in memory at once on each device.")
+    micro_batch: int | None = Field(
+        None, ge=1, description="Images in memory at once on each device; else 1 for SAM's sizes."
+    )
     lr: float | None = Field(None, gt=0, le=1, description="Peak learning rate; else by the backbone's size.")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's decay; none on biases and norms.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
@@ -101,6 +103,21 @@ def load_config(file: Path, overrides: Mapping[str, Any] | None = None) -> RunCo
         ConfigError: the file is missing or not a YAML mapping, or its content is not valid.
     """
     return make_config({**read_yaml(file), **(overrides or {})})
+
+
+def check_same(asked: RunConfig, recorded: RunConfig, out: Path) -> None:
+    """Check that a run is resumed with the configuration it was started with.
+
+    Raises:
+        ConfigError: they differ; names the keys and both values.
+    """
+    a, b = asked.model_dump(), recorded.model_dump()
+    different = [f"  {key}: {b[key]} in the run, {a[key]} now" for key in a if a[key] != b[key]]
+    if different:
+        raise ConfigError(
+            f"The run in {out} was started with another configuration:\n" + "\n".join(different) + "\n"
+            "Leave these options out to resume it, or start a new run in another --out."
+        )
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

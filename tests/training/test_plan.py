@@ -39,6 +39,8 @@ def test_batches_over_processes():
     plan = make_plan(config(batch_size=8, micro_batch=2), 10, embed_dim=768, processes=2)
     assert (plan.micro_batch, plan.micro_batches) == (2, 2)
     assert make_plan(config(batch_size=4, micro_batch=9), 10, 768).micro_batch == 4
+    assert make_plan(config(batch_size=4), 10, embed_dim=768).micro_batch == 1
+    assert make_plan(config(batch_size=4), 10, embed_dim=192).micro_batch == 4
 
 
 @pytest.mark.parametrize(

@@ -29,12 +29,16 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Start of all random numbers.")] = None,
     precision: Precision = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     config: Annotated[Path | None, typer.Option(help="config.yaml to start from.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, repeatable.")] = None,
 ) -> None:
     """Fine-tune SAM on DATA and keep the model that is best on its validation images."""
-    from convlora.config import make_config, parse_assignments, read_yaml
+    from convlora.config import check_same, make_config, parse_assignments, read_yaml
     from convlora.training.fit import fit, run_folder_is_free
+
+    if resume:
+        config = out / "config.yaml"
 
     options: dict[str, Any] = {
         "data": data,
@@ -57,8 +61,12 @@ def train(
         raise ConfigError(f"'{both[0]}' is given both as an option and with --set. Give it once.")
     values = {**(read_yaml(config) if config else {}), **given, **assigned}
     values["method"] = _merge_method(values.get("method"), method)
-    run_folder_is_free(out)
-    best = fit(make_config(values))
+    chosen = make_config(values)
+    if resume:
+        check_same(chosen, make_config(read_yaml(out / "config.yaml")), out)
+    else:
+        run_folder_is_free(out)
+    best = fit(chosen, resume)
     print(f"Best: step {best['step']}, validation {_headline(best)}")
     print(f"Next: convlora evaluate {out} {data}")
 

@@ -1,9 +1,14 @@
 """One training run from its configuration to the run folder."""
 
+import contextlib
 import json
 import math
 import shlex
+import signal
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
+from torch import Tensor
 
 from convlora.adapters import build_method
 from convlora.backbone.weights import load_sam
@@ -31,16 +37,23 @@ from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
 from convlora.training.plan import make_plan
 from convlora.training.report import Reporter
+from convlora.training.resume import Progress, load_state, save_state, trim_log
 from convlora.training.stream import make_loader
 
+_SAVE_SECONDS = 300.0
 _ACCELERATE = {None: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
-def fit(config: RunConfig) -> dict[str, Any]:
+def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
     """Train, and keep the model that is best on the validation split.
 
-    Writes config.yaml, environment.json, split.json, metrics.jsonl, metrics.json, `best/`, `last/` and
-    `previews/` into `config.out`.
+    Writes config.yaml, environment.json, split.json, metrics.jsonl, metrics.json, `best/`, `last/`,
+    `previews/` and the state to resume from into `config.out`. Ctrl-C ends the run after the step at work,
+    with its state saved.
+
+    Args:
+        config: the run.
+        resume: go on from the state in `config.out`, to the same weights as if never interrupted.
 
     Returns:
         Validation scores of the best model, with 'step'.
@@ -55,7 +68,8 @@ def fit(config: RunConfig) -> dict[str, Any]:
     precision = _ACCELERATE[autocast_dtype(config.precision, PartialState().device)]
     accelerator = Accelerator(mixed_precision=precision)
     set_seed(config.seed, device_specific=True)
-    return _Run(config, dataset, accelerator, [str(problem) for problem in report.warnings]).train()
+    run = _Run(config, dataset, accelerator, [str(problem) for problem in report.warnings])
+    return run.train(resume)
 
 
 class _Run:
@@ -70,28 +84,75 @@ class _Run:
         self.plan = make_plan(
             config, len(dataset.splits["train"]), embed_dim, processes=accelerator.num_processes
         )
-        self.best: dict[str, Any] = {}
-        self.validations_without_gain = 0
+        self.progress = Progress()
+        self.interrupted = False
+        self.saved_at = time.monotonic()
         self.warnings = warnings
 
-    def train(self) -> dict[str, Any]:
+    def train(self, resume: bool) -> dict[str, Any]:
         config, accelerator = self.config, self.accelerator
-        if accelerator.is_main_process:
+        if accelerator.is_main_process and not resume:
             self._write_record()
         optimizer = make_optimizer(self.segmenter, self.plan.lr, config.weight_decay)
+        state = load_state(config.out, self.segmenter, optimizer) if resume else None
+        self.optimizer = optimizer
         model, optimizer = accelerator.prepare(self.segmenter, optimizer)
         objective = make_objective(self.segmenter, config.loss)
         with Reporter(config.out, self.plan.steps, config.metric, accelerator.is_main_process) as reporter:
             self.reporter = reporter
             self._introduce()
             loop = Loop(accelerator, model, optimizer, objective, self.plan, config.clip, reporter)
+            rng = self._go_on(state) if state else None
+            loop.done = self.progress.step
             loader = make_loader(
-                self._images(), self.plan, config.seed, config.workers, accelerator.process_index
+                self._images(), self.plan, config.seed, config.workers, accelerator.process_index, loop.done
             )
-            loop.run(loader, self._validate)
+            with _interrupts(self._interrupt):
+                loop.run(loader, self._after_step, rng)
         accelerator.wait_for_everyone()
         accelerator.end_training()
-        return self.best
+        return self.progress.best
+
+    def _go_on(self, state: tuple[Progress, Tensor]) -> Tensor:
+        """Take up a saved state; returns this process's random state."""
+        self.progress, rng = state
+        if self.progress.finished:
+            raise ConfigError(f"The run in {self.config.out} is finished; there is nothing to resume.")
+        if len(rng) != self.accelerator.num_processes:
+            raise ConfigError(
+                f"The run in {self.config.out} was made by {len(rng)} processes; resume it with as many."
+            )
+        trim_log(self.config.out / "metrics.jsonl", self.progress.step)
+        self.reporter.say(f"resuming after step {self.progress.step}")
+        return rng[self.accelerator.process_index]
+
+    def _after_step(self, step: int) -> bool:
+        """Validate and save when due; True ends the run."""
+        last = step == self.plan.steps
+        self.progress.step = step
+        due = last or step % self.plan.eval_every == 0
+        stop = self._validate(step) if due else False
+        self.progress.finished = last or stop
+        if due or self.interrupted or time.monotonic() - self.saved_at > _SAVE_SECONDS:
+            self._save_progress()
+        if self.interrupted and not self.progress.finished:
+            raise KeyboardInterrupt
+        return stop
+
+    def _save_progress(self) -> None:
+        rng = torch.get_rng_state()[None].to(self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            rng = self.accelerator.gather(rng)
+        if self.accelerator.is_main_process:
+            save_state(self.config.out, self.progress, self.segmenter, self.optimizer, rng.cpu())
+        self.saved_at = time.monotonic()
+
+    def _interrupt(self) -> None:
+        self.interrupted = True
+        self.reporter.say(
+            "Stopping after this step. Go on with: "
+            f"convlora train {self.config.data} --out {self.config.out} --resume"
+        )
 
     def _images(self) -> SegmentationDataset:
         config = self.segmenter.config
@@ -113,25 +174,26 @@ class _Run:
                 f"metric '{config.metric}' is not computed here; use one of {', '.join(scores)}."
             )
         better = self._is_better(scores[config.metric])
-        self.validations_without_gain = 0 if better else self.validations_without_gain + 1
+        progress = self.progress
+        progress.validations_without_gain = 0 if better else progress.validations_without_gain + 1
         if better:
-            self.best = {"step": step, **scores}
+            progress.best = {"step": step, **scores}
         self.reporter.validation(step, scores, better)
         if accelerator.is_main_process:
             if better:
                 self._save("best", scores, step)
-                add_scores("val", self.best, config.out / "metrics.json")
+                add_scores("val", progress.best, config.out / "metrics.json")
             self._save("last", scores, step)
-        stop = config.patience is not None and self.validations_without_gain >= config.patience
+        stop = config.patience is not None and progress.validations_without_gain >= config.patience
         if stop:
             self.reporter.say(f"No gain in {config.patience} validations; stopping at step {step}.")
         return stop
 
     def _is_better(self, value: float) -> bool:
         """Whether a value of the chosen metric beats the best one; an undefined score beats nothing."""
-        if not self.best or math.isnan(self.best[self.config.metric]):
+        best = self.progress.best.get(self.config.metric, math.nan)
+        if best is None or math.isnan(best):
             return True
-        best = self.best[self.config.metric]
         return value < best if self.config.metric in LOWER_IS_BETTER else value > best
 
     def _scores(self, step: int) -> dict[str, Any]:
@@ -202,6 +264,24 @@ def _build(config: RunConfig, dataset: DataSet) -> Segmenter:
         resize=config.resize,
         seed=config.seed,
     )
+
+
+@contextlib.contextmanager
+def _interrupts(handle: Callable[[], None]) -> Iterator[None]:
+    """Call `handle` on the first Ctrl-C instead of breaking off; the second one breaks off."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+
+    def first(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        handle()
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_folder_is_free(out: Path) -> None:

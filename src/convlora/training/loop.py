@@ -44,21 +44,28 @@ class Loop:
         self.objective, self.plan, self.clip, self.reporter = objective, plan, clip, reporter
         self.done = 0  # steps
 
-    def run(self, loader: DataLoader[dict[str, Tensor]], validate: Callable[[int], bool]) -> None:
-        """Train to the end of the plan, or until `validate` says to stop.
+    def run(
+        self,
+        loader: DataLoader[dict[str, Tensor]],
+        after_step: Callable[[int], bool],
+        rng: Tensor | None = None,
+    ) -> None:
+        """Train to the end of the plan, or until `after_step` says to stop.
 
         Args:
             loader: micro-batches from step `done` on.
-            validate: called with the step after each interval and at the end; True stops the run.
+            after_step: called with the number of steps done; True stops the run.
+            rng: random state to go on from.
         """
-        batches = iter(loader)
+        batches = iter(loader)  # draws a random number, so the state is set after it
+        if rng is not None:
+            torch.set_rng_state(rng)
         while self.done < self.plan.steps:
             loss = self._step(batches)
             self.done += 1
             lr = self.optimizer.param_groups[0]["lr"]
             self.reporter.step(self.done, loss, lr, self.plan.batch_size)
-            last = self.done == self.plan.steps
-            if (last or self.done % self.plan.eval_every == 0) and validate(self.done):
+            if after_step(self.done):
                 break
 
     def _step(self, batches: Iterator[dict[str, Tensor]]) -> float:

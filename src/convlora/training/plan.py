@@ -46,7 +46,8 @@ def make_plan(config: RunConfig, train_images: int, embed_dim: int, processes: i
             f"batch_size is {config.batch_size} and there are {processes} processes; it must be a multiple "
             f"of their number. Set batch_size to {processes * max(1, round(config.batch_size / processes))}."
         )
-    micro = min(config.micro_batch or per_process, per_process)
+    wide = embed_dim >= _WIDE  # at 1024 px one image fills an 8 GB card
+    micro = min(config.micro_batch or (1 if wide else per_process), per_process)
     if per_process % micro:
         raise ConfigError(
             f"micro_batch is {micro}; it must divide the {per_process} images that each process has of "
@@ -55,5 +56,5 @@ def make_plan(config: RunConfig, train_images: int, embed_dim: int, processes: i
     epoch = max(1, -(-train_images // config.batch_size))
     steps = config.max_steps or max(1, -(-config.epochs * train_images // config.batch_size))
     every = config.eval_every or max(epoch, -(-steps // _MOST_VALIDATIONS))
-    lr = config.lr or (_LR_WIDE if embed_dim >= _WIDE else _LR_SMALL)
+    lr = config.lr or (_LR_WIDE if wide else _LR_SMALL)
     return Plan(steps, config.batch_size, micro, processes, lr, min(every, steps))

@@ -1,0 +1,200 @@
+"""A run that was cut off ends in the same weights, bit for bit, as one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from convlora.config import make_config
+from convlora.errors import ConfigError, WeightsError
+from convlora.training import fit as fit_module
+from convlora.training.fit import fit
+from convlora.training.resume import FILE
+
+STEPS = 8
+
+
+def config(data, backbone, out, **changes):
+    values = {
+        "data": data,
+        "out": out,
+        "backbone": str(backbone),
+        "max_steps": STEPS,
+        "eval_every": 3,
+        "image_size": 64,
+        "previews": 0,
+        "batch_size": 4,
+        "micro_batch": 2,
+        **changes,
+    }
+    return make_config(values)
+
+
+@pytest.fixture(scope="module")
+def whole(binary_data, small_backbone, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    fit(config(binary_data, small_backbone, out))
+    return out
+
+
+def same_end(one, other):
+    for name in ("best", "last"):
+        a, b = (load_file(run / name / "adapter_model.safetensors") for run in (one, other))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    rows = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (one, other)
+    ]
+    losses = [[(row["step"], row["loss"]) for row in run if "loss" in row] for run in rows]
+    assert losses[0] == losses[1]
+    assert [step for step, _ in losses[0]] == list(range(1, STEPS + 1))
+    metrics = [json.loads((run / "metrics.json").read_text()) for run in (one, other)]
+    assert metrics[0] == metrics[1]
+
+
+class _CutOffError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 7])
+def test_cut_off_between_steps(whole, binary_data, small_backbone, tmp_path, monkeypatch, step):
+    monkeypatch.setattr(fit_module, "_SAVE_SECONDS", 0.0)  # a state after every step
+    real = fit_module._Run._after_step
+
+    def cut(self, done):
+        stop = real(self, done)
+        if done == step:
+            raise _CutOffError
+        return stop
+
+    run = config(binary_data, small_backbone, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module._Run, "_after_step", cut)
+        with pytest.raises(_CutOffError):
+            fit(run)
+    torch.manual_seed(step)  # the end must not depend on what happened between
+    fit(run, resume=True)
+    same_end(whole, tmp_path / "run")
+
+
+def test_killed_at_random_moments(whole, binary_data, small_backbone, tmp_path):
+    """`kill -9` of a real process, mid-step, mid-validation or mid-save, until it gets through."""
+    out = tmp_path / "run"
+    arguments = [binary_data, "--out", out, "--backbone", small_backbone, "--max-steps", STEPS]
+    arguments += ["--image-size", 64, "--batch-size", 4, "--micro-batch", 2]
+    arguments += ["--set", "eval_every=3", "--set", "previews=0"]
+    code = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from convlora.training import fit; fit._SAVE_SECONDS = 0.0\n"
+        "from convlora.cli import main; main()"
+    )
+    generator, kills = random.Random(0), 0
+    for attempt in range(12):
+        resume = ["--resume"] if (out / "config.yaml").exists() else []
+        command = [sys.executable, "-c", code, "train", *map(str, arguments), *resume]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        started = (out / "metrics.jsonl").stat().st_mtime if (out / "metrics.jsonl").exists() else 0.0
+        if attempt < 4 and _wait_for_a_step(process, out, started):
+            time.sleep(generator.random() * 0.3)
+            process.send_signal(signal.SIGKILL)
+        _, error = process.communicate(timeout=300)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, error.decode()
+        kills += 1
+    assert process.returncode == 0
+    assert kills >= 2
+    same_end(whole, out)
+
+
+def _wait_for_a_step(process, out, before):
+    """Wait until the process has logged a step since `before`; False if it ended first."""
+    file = out / "metrics.jsonl"
+    while process.poll() is None:
+        if file.exists() and file.stat().st_mtime > before and file.stat().st_size:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_interrupt_saves_and_says_how_to_go_on(
+    whole, binary_data, small_backbone, tmp_path, monkeypatch, capsys
+):
+    real = fit_module.Loop._step
+
+    def interrupted(self, batches):
+        if self.done == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, batches)
+
+    run = config(binary_data, small_backbone, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module.Loop, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(run)
+    assert f"--out {tmp_path / 'run'} --resume" in capsys.readouterr().out
+    fit(run, resume=True)
+    assert "resuming after step 5" in capsys.readouterr().out
+    same_end(whole, tmp_path / "run")
+
+
+def test_finished_run(whole, binary_data, small_backbone):
+    with pytest.raises(ConfigError, match="is finished; there is nothing to resume"):
+        fit(config(binary_data, small_backbone, whole), resume=True)
+
+
+@pytest.fixture
+def cut_run(binary_data, small_backbone, tmp_path, monkeypatch):
+    """A run that ended after its first validation."""
+    run = config(binary_data, small_backbone, tmp_path / "run")
+    real = fit_module._Run._after_step
+    with monkeypatch.context() as patch:
+
+        def cut(self, done):
+            real(self, done)
+            if done == 3:
+                raise _CutOffError
+
+        patch.setattr(fit_module._Run, "_after_step", cut)
+        with pytest.raises(_CutOffError):
+            fit(run)
+    return run
+
+
+def test_half_written_state_is_not_used(whole, cut_run):
+    (cut_run.out / f"{FILE}.part").write_bytes(b"half")
+    fit(cut_run, resume=True)
+    same_end(whole, cut_run.out)
+
+
+def test_damaged_state(cut_run):
+    file = cut_run.out / FILE
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(WeightsError, match=r"state\.safetensors is damaged.*Delete it to start the run anew"):
+        fit(cut_run, resume=True)
+
+
+def test_state_of_another_model(cut_run):
+    other = cut_run.model_copy(update={"method": {"name": "conv-lora", "rank": 5}})
+    with pytest.raises(WeightsError, match=r"does not belong to this model: .*lora_A"):
+        fit(other, resume=True)
+
+
+def test_full_disk_keeps_the_last_state(cut_run, monkeypatch):
+    before = (cut_run.out / FILE).read_bytes()
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("convlora.training.resume.save_file", full)
+    with pytest.raises(WeightsError, match=r"(?s)cannot be written: .*No space left.*make room"):
+        fit(cut_run, resume=True)
+    assert (cut_run.out / FILE).read_bytes() == before
