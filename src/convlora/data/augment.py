@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from convlora.data.masks import IGNORE
+from convlora.data.transforms import mean_colour
 from convlora.errors import ConfigError
 
 
@@ -61,21 +62,26 @@ class Augmenter:
         c = config.colour
         self.colour = K.ColorJiggle(c, c, c, c / 10, p=0.8) if c else None
 
-    def __call__(self, image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Change image and mask; what moves in from outside is black and ignored.
+    def __call__(
+        self, image: Tensor, mask: Tensor, seed: int, valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Change image and mask; padding, also what moves in from outside, has the mean colour, is ignored.
 
         Args:
             image: (3, S, S) float in [0, 1].
             mask: (S, S) uint8 ids.
             seed: decides everything; the caller's random state is left as it was.
+            valid: (S, S) bool, False in the padding; by default there is none.
         """
+        valid = torch.ones_like(mask, dtype=torch.bool) if valid is None else valid
+        mean = mean_colour(image)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.geometry is not None:
-                # kornia fills with 0: shifting the ids by one makes 0 mean 'from outside'
-                moved, ids = self.geometry(image[None], mask[None, None].float() + 1)
-                image, ids = moved[0], ids[0, 0].round()
-                mask = torch.where(ids < 1, torch.full_like(ids, IGNORE), ids - 1).to(torch.uint8)
+                # kornia fills with 0: the mean colour and 'not valid' must be 0 there
+                moved, labels = self.geometry((image - mean)[None], torch.stack([mask, valid])[None].float())
+                image, mask = moved[0] + mean, labels[0, 0].round().to(torch.uint8)
+                valid = labels[0, 1] > 0.5
             if self.colour is not None:
                 image = self.colour(image[None])[0]
-        return image, mask
+        return torch.where(valid, image, mean), torch.where(valid, mask, IGNORE)

@@ -43,8 +43,8 @@ class SegmentationDataset(Dataset[dict[str, Tensor]]):
         self.pairs, self.encoding = list(pairs), encoding
         self.image_size, self.resize, self.seed = image_size, resize, seed
         self.augmenter = Augmenter(augment)
-        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self.room = _CACHE_BYTES // (4 * image_size**2)
+        self.kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self.room = _CACHE_BYTES // (5 * image_size**2)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -61,12 +61,12 @@ class SegmentationDataset(Dataset[dict[str, Tensor]]):
         Raises:
             DataError: a file cannot be read.
         """
-        pixels, mask = self._read(index)
+        pixels, mask, valid = self._read(index)
         seed = int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0])
-        image, mask = self.augmenter(pixels.float() / 255, mask, seed)
+        image, mask = self.augmenter(pixels.float() / 255, mask, seed, valid)
         return {"image": normalize(image), "mask": mask.long(), "index": torch.tensor(index)}
 
-    def _read(self, index: int) -> tuple[Tensor, Tensor]:
+    def _read(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         if index in self.kept:
             return self.kept[index]
         pair = self.pairs[index]
@@ -74,7 +74,9 @@ class SegmentationDataset(Dataset[dict[str, Tensor]]):
         mask = torch.from_numpy(read_mask(pair.mask, self.encoding))
         geometry = fit_geometry((image.shape[1], image.shape[2]), self.image_size, self.resize)
         pixels = (apply_image(image, geometry) * 255).round().clamp(0, 255).to(torch.uint8)
-        example = (pixels, apply_mask(mask, geometry))
+        valid = torch.zeros(self.image_size, self.image_size, dtype=torch.bool)
+        valid[: geometry.resized[0], : geometry.resized[1]] = True
+        example = (pixels, apply_mask(mask, geometry), valid)
         if len(self.kept) < self.room:
             self.kept[index] = example
         return example

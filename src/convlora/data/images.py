@@ -10,6 +10,26 @@ from convlora.errors import DataError
 EXTENSIONS = frozenset({"png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"})
 
 
+class FileError(DataError):
+    """A file that cannot be used: the message, and its parts for a report.
+
+    Args:
+        message: all of it; alone, it is enough to rebuild the error in another process.
+        code: kind of problem.
+        found: what is wrong.
+        fix: what to do.
+    """
+
+    def __init__(self, message: str, code: str = "unreadable", found: str = "", fix: str = "") -> None:
+        super().__init__(message)
+        self.code, self.found, self.fix = code, found or message, fix
+
+    @classmethod
+    def about(cls, path: Path, found: str, fix: str, code: str = "unreadable") -> "FileError":
+        """Build the message from the file and what is wrong with it."""
+        return cls(f"{path} {found}. {fix}", code, found, fix)
+
+
 def is_image(path: Path) -> bool:
     """Whether the file name ends like an image's."""
     return path.suffix.lower().lstrip(".") in EXTENSIONS
@@ -18,24 +38,28 @@ def is_image(path: Path) -> bool:
 def open_image(path: Path) -> Image.Image:
     """Open and decode one picture; EXIF orientation is not applied yet.
 
+    Of a phone's JPEG with several pictures (format MPO), the first, which is the photograph, is taken.
+
     Raises:
-        DataError: the file is missing, empty, cut off, of an unknown format, or has several frames.
+        FileError: the file is missing, empty, cut off, of an unknown format, or has several frames.
     """
     try:
         with path.open("rb") as file:
             image: Image.Image = Image.open(file)
-            frames = getattr(image, "n_frames", 1)
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             image.load()
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        size = path.stat().st_size if path.exists() else 0
-        found = "the file is empty (0 bytes)" if size == 0 else str(error)
-        raise DataError(f"{path} cannot be read as an image: {found}. Replace or remove the file.") from error
+        raise FileError.about(path, "does not exist", "Check the name.") from error
+    except Image.DecompressionBombError as error:
+        found = f"has more pixels than can be read safely ({error})"
+        raise FileError.about(path, found, "Cut it into tiles.") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        empty = path.is_file() and path.stat().st_size == 0
+        found = f"cannot be read as an image: {'the file is empty (0 bytes)' if empty else error}"
+        raise FileError.about(path, found, "Replace or remove the file.") from error
     if frames > 1:
-        raise DataError(
-            f"{path} holds {frames} frames; one file must be one picture. Save the frames one by one."
-        )
+        found = f"holds {frames} frames; one file must be one picture"
+        raise FileError.about(path, found, "Save the frames one by one.")
     return image
 
 
@@ -50,7 +74,7 @@ def read_image(path: Path) -> np.ndarray:
         (H, W, 3) float32 in [0, 1].
 
     Raises:
-        DataError: see `open_image`.
+        FileError: see `open_image`.
     """
     image = open_image(path)
     if image.mode.startswith(("I", "F")):
@@ -62,11 +86,15 @@ def read_image(path: Path) -> np.ndarray:
     return np.asarray(rgb, dtype=np.float32) / 255
 
 
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (as stored) to 8; 5 to 8 swap height and width."""
+    return int(image.getexif().get(0x0112, 1))
+
+
 def displayed_size(image: Image.Image) -> tuple[int, int]:
     """(H, W) as shown, EXIF orientation applied."""
     width, height = image.size
-    turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
-    return (width, height) if turned else (height, width)
+    return (width, height) if orientation(image) in {5, 6, 7, 8} else (height, width)
 
 
 def _stretch(grey: np.ndarray) -> np.ndarray:

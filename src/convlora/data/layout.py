@@ -1,7 +1,7 @@
 """Where images and masks are, and what the classes are called. Pairs are made by stem, never by position."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +66,7 @@ def find_folders(root: Path) -> list[Folder]:
         if (root / name).is_dir()
     ]
     if not found and (root / "images").is_dir():
+        _refuse_swapped(root)
         found = [_list_files(root, "all")]
     if not found:
         inside = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
@@ -107,8 +108,7 @@ def read_class_names(root: Path) -> tuple[str, ...] | None:
         DataError: the file is not in that form.
     """
     if (root / "classes.txt").is_file():
-        lines = [line.strip() for line in (root / "classes.txt").read_text().splitlines()]
-        return check_names([line for line in lines if line], root / "classes.txt")
+        return check_names(_names_in_lines(root / "classes.txt"), root / "classes.txt")
     for file in (root / "data.yaml", root / "data.yml"):
         if file.is_file():
             return check_names(_names_in_yaml(file), file)
@@ -132,13 +132,19 @@ def check_names(names: Iterable[object], source: Path | str) -> tuple[str, ...]:
     return listed
 
 
-def fingerprint(pairs: Iterable[Pair]) -> str:
-    """Hash of the stems and the sizes in bytes of all files; tells one data set from another."""
-    digest = hashlib.sha256()
-    for pair in pairs:
-        sizes = f"{pair.image.stat().st_size} {pair.mask.stat().st_size}"
-        digest.update(f"{pair.stem} {sizes}\n".encode())
-    return digest.hexdigest()[:16]
+def fingerprint(splits: Mapping[str, Iterable[Pair]], digests: Mapping[Path, str]) -> str:
+    """Hash of splits, stems and contents; it changes with any label, not with the place of the folder.
+
+    Args:
+        splits: pairs of each split.
+        digests: hash of the bytes of every file.
+    """
+    total = hashlib.sha256()
+    for split in sorted(splits):
+        for pair in splits[split]:
+            line = f"{split}\0{pair.stem}\0{digests[pair.image]}\0{digests[pair.mask]}\n"
+            total.update(line.encode())
+    return total.hexdigest()[:16]
 
 
 def _list_files(folder: Path, split: str) -> Folder:
@@ -152,10 +158,34 @@ def _list_files(folder: Path, split: str) -> Folder:
     return Folder(split, kept[0], kept[1], strays)
 
 
+def _refuse_swapped(root: Path) -> None:
+    inside = {p.name for p in (root / "images").iterdir() if p.is_dir()}
+    swapped = sorted(inside & {name for names in SPLITS.values() for name in names})
+    if swapped:
+        name = swapped[0]
+        raise DataError(
+            f"{root} holds images/{name}; the split comes first here. "
+            f"Move images/{name} to {name}/images and masks/{name} to {name}/masks."
+        )
+
+
+def _names_in_lines(file: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().split("\n")]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text: {error}. Save it as UTF-8.") from error
+    if "" in lines and any(lines):
+        raise DataError(
+            f"{file}: line {lines.index('') + 1} is empty, and the line's place is the class's id. "
+            "Name the class, or delete the line if no mask uses the id."
+        )
+    return [line for line in lines if line]
+
+
 def _names_in_yaml(file: Path) -> list[object]:
     try:
-        content = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{file} is not valid YAML: {error}") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, list):

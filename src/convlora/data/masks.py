@@ -4,10 +4,9 @@ from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from convlora.data.images import open_image
-from convlora.errors import DataError
+from convlora.data.images import FileError, open_image
 
 IGNORE = 255
 
@@ -23,15 +22,15 @@ def read_values(path: Path) -> np.ndarray:
     """Read the stored values of a mask, not interpreted.
 
     Palette images give their indices, not colours; 1-bit images 0 and 1; RGB and RGBA only where the colour
-    channels are equal.
+    channels are equal. EXIF orientation is applied, as it is to images.
 
     Returns:
         (H, W) uint8.
 
     Raises:
-        DataError: the file cannot be read, or holds colours, fractions or values above 255.
+        FileError: the file cannot be read, or holds colours, fractions or values above 255.
     """
-    image = open_image(path)
+    image = ImageOps.exif_transpose(open_image(path))
     if image.mode in {"P", "L"}:
         return np.array(image)
     if image.mode == "1":
@@ -50,10 +49,16 @@ def read_mask(path: Path, encoding: MaskEncoding) -> np.ndarray:
         (H, W) uint8; 255 is 'ignore'.
 
     Raises:
-        DataError: see `read_values`.
+        FileError: see `read_values`; or a binary mask holds another value than 0 and 255.
     """
     values = read_values(path)
-    return (values > 0).astype(np.uint8) if encoding is MaskEncoding.BINARY_255 else values
+    if encoding is MaskEncoding.IDS:
+        return values
+    others = values[(values != 0) & (values != 255)]
+    if others.size:
+        found = f"holds the value {others[0]} in a set of masks with 0 and 255"
+        raise FileError.about(path, found, "Save it with 0 and 255 only.", "unknown-ids")
+    return (values == 255).astype(np.uint8)
 
 
 def save_mask(path: Path, ids: np.ndarray) -> None:
@@ -64,17 +69,16 @@ def save_mask(path: Path, ids: np.ndarray) -> None:
 
 
 def _narrow(values: np.ndarray, path: Path) -> np.ndarray:
+    fix = "Save the ids as an 8-bit PNG."
     fractions = values[values != np.round(values)]
     if fractions.size:
-        raise DataError(
-            f"{path} is a mask with fractions, such as {fractions[0]:g}; a mask holds whole class ids. "
-            "Threshold it and save it as an 8-bit PNG."
-        )
-    if values.min() < 0 or values.max() > 255:
-        raise DataError(
-            f"{path} is a mask with values from {values.min():g} to {values.max():g}; class ids are 0 to 254 "
-            "and 255 is 'ignore'. Save the ids as an 8-bit PNG."
-        )
+        found = f"is a mask with fractions, such as {fractions[0]:g}; a mask holds whole class ids"
+        raise FileError.about(path, found, f"Threshold it. {fix}", "unknown-ids")
+    low, high = values.min(), values.max()
+    if low < 0 or high > 255:
+        rule = "class ids are 0 to 254 and 255 is 'ignore'"
+        found = f"is a mask with values from {low:g} to {high:g}; {rule}"
+        raise FileError.about(path, found, fix, "unknown-ids")
     return values.astype(np.uint8)
 
 
@@ -85,10 +89,9 @@ def _grey(rgb: np.ndarray, path: Path) -> np.ndarray:
     order = np.argsort(-counts)[:8]
     listed = ", ".join(f"rgb({', '.join(map(str, colours[i]))}) x {counts[i]}" for i in order)
     more = f" and {len(colours) - 8} more" if len(colours) > 8 else ""
-    raise DataError(
-        f"{path} is a colour mask with {len(colours)} colours: {listed}{more}. A mask holds one channel of "
-        "class ids. Give every colour an id and save the ids as an 8-bit PNG."
-    )
+    found = f"is a colour mask with {len(colours)} colours: {listed}{more}; a mask holds one channel of ids"
+    fix = "Give every colour an id and save the ids as an 8-bit PNG."
+    raise FileError.about(path, found, fix, "colour-mask")
 
 
 def _palette() -> list[int]:

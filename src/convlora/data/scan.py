@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from convlora.data.images import displayed_size, open_image
+from convlora.data.images import FileError, displayed_size, open_image, orientation
 from convlora.data.masks import read_values
-from convlora.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,8 @@ class ImageFacts:
     path: Path
     size: tuple[int, int] | None  # (H, W) as shown; None where it cannot be read
     digest: str = ""
-    error: str = ""
+    turned: int = 1  # EXIF orientation
+    error: FileError | None = None
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,35 @@ class MaskFacts:
     path: Path
     size: tuple[int, int] | None
     counts: dict[int, int] = field(default_factory=dict)  # value -> pixels
-    error: str = ""
+    digest: str = ""
+    turned: int = 1
+    error: FileError | None = None
 
 
 def scan_image(path: Path) -> ImageFacts:
     """Decode one image and hash its bytes."""
     try:
-        size = displayed_size(open_image(path))
-    except DataError as error:
-        return ImageFacts(path, None, error=str(error))
-    return ImageFacts(path, size, hashlib.sha256(path.read_bytes()).hexdigest())
+        image = open_image(path)
+    except FileError as error:
+        return ImageFacts(path, None, error=error)
+    return ImageFacts(path, displayed_size(image), _digest(path), orientation(image))
 
 
 def scan_mask(path: Path) -> MaskFacts:
-    """Decode one mask and count its values."""
+    """Decode one mask, count its values and hash its bytes."""
     try:
+        turned = orientation(open_image(path))
         values = read_values(path)
-    except DataError as error:
-        return MaskFacts(path, None, error=str(error))
+    except FileError as error:
+        return MaskFacts(path, None, error=error)
     counts = np.bincount(values.ravel(), minlength=1)
-    return MaskFacts(path, values.shape[:2], {int(v): int(counts[v]) for v in np.flatnonzero(counts)})
+    ids = {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
+    height, width = values.shape
+    return MaskFacts(path, (height, width), ids, _digest(path), turned)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def scan_all(

@@ -46,13 +46,16 @@ def fit_geometry(native: tuple[int, int], side: int, resize: str) -> Geometry:
 
 
 def apply_image(image: Tensor, geometry: Geometry) -> Tensor:
-    """Resize and pad an image with zeros: (3, H, W) float to (3, side, side).
+    """Resize an image and pad it with the mean colour: (3, H, W) float to (3, side, side).
+
+    The mean colour is 0 once normalised, the padding that SAM was trained with.
 
     Padding resizes bilinearly, stretching bicubically (as the official code); both smooth when shrinking.
+    Bicubic weights overshoot at edges: the result is clamped to [0, 1], as 8-bit resizing does.
     """
     mode = "bicubic" if geometry.stretched else "bilinear"
     resized = F.interpolate(image[None], geometry.resized, mode=mode, align_corners=False, antialias=True)[0]
-    return _pad(resized, geometry, 0.0)
+    return _pad(resized.clamp(0, 1) - mean_colour(image), geometry, 0.0) + mean_colour(image)
 
 
 def apply_mask(mask: Tensor, geometry: Geometry) -> Tensor:
@@ -61,11 +64,15 @@ def apply_mask(mask: Tensor, geometry: Geometry) -> Tensor:
     return _pad(resized, geometry, float(IGNORE))[0].to(torch.uint8)
 
 
+def mean_colour(like: Tensor) -> Tensor:
+    """ImageNet's mean as (3, 1, 1), in the device and dtype of `like`."""
+    return torch.tensor(MEAN, device=like.device, dtype=like.dtype)[:, None, None]
+
+
 def normalize(image: Tensor) -> Tensor:
     """RGB in [0, 1], (..., 3, H, W), to zero mean and unit variance by ImageNet's numbers."""
-    mean = torch.tensor(MEAN, device=image.device, dtype=image.dtype)[:, None, None]
     std = torch.tensor(STD, device=image.device, dtype=image.dtype)[:, None, None]
-    return (image - mean) / std
+    return (image - mean_colour(image)) / std
 
 
 def invert(scores: Tensor, geometry: Geometry) -> Tensor:
