@@ -1,14 +1,7 @@
 """One training run from its configuration to the run folder."""
 
-import contextlib
 import json
-import math
-import shlex
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +13,16 @@ from torch import Tensor
 
 from convlora.adapters import build_method
 from convlora.backbone.weights import load_sam
-from convlora.checkpoint import save_pretrained
 from convlora.config import RunConfig
 from convlora.data.augment import AugmentConfig
 from convlora.data.check import check_dataset
 from convlora.data.dataset import SegmentationDataset
-from convlora.data.layout import DataSet, Pair
+from convlora.data.layout import DataSet
 from convlora.errors import ConfigError
-from convlora.evaluation import add_scores, new_metrics, score_pairs, write_comparison
-from convlora.inference.predictor import Prediction, Predictor, autocast_dtype
-from convlora.metrics import LOWER_IS_BETTER
+from convlora.inference.predictor import autocast_dtype
 from convlora.model import Segmenter, default_head
 from convlora.training.environment import describe_environment
+from convlora.training.interrupts import on_interrupt
 from convlora.training.loop import Loop
 from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
@@ -39,6 +30,7 @@ from convlora.training.plan import make_plan
 from convlora.training.report import Reporter
 from convlora.training.resume import Progress, load_state, save_state, trim_log
 from convlora.training.stream import make_loader
+from convlora.training.validation import Validation, check_metric
 
 _SAVE_SECONDS = 300.0
 _ACCELERATE = {None: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -64,6 +56,7 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
     report = check_dataset(config.data, classes=config.classes)
     report.raise_if_errors()
     dataset = report.dataset
+    check_metric(config.metric, dataset.classes)
     AcceleratorState._reset_state()  # else a second run in this process is bound to the first one's precision
     precision = _ACCELERATE[autocast_dtype(config.precision, PartialState().device)]
     accelerator = Accelerator(mixed_precision=precision)
@@ -100,6 +93,7 @@ class _Run:
         objective = make_objective(self.segmenter, config.loss)
         with Reporter(config.out, self.plan.steps, config.metric, accelerator.is_main_process) as reporter:
             self.reporter = reporter
+            self.validation = Validation(config, self.dataset, self.segmenter, accelerator, reporter)
             self._introduce()
             loop = Loop(accelerator, model, optimizer, objective, self.plan, config.clip, reporter)
             rng = self._go_on(state) if state else None
@@ -107,7 +101,7 @@ class _Run:
             loader = make_loader(
                 self._images(), self.plan, config.seed, config.workers, accelerator.process_index, loop.done
             )
-            with _interrupts(self._interrupt):
+            with on_interrupt(self._interrupt):
                 loop.run(loader, self._after_step, rng)
         accelerator.wait_for_everyone()
         accelerator.end_training()
@@ -131,7 +125,7 @@ class _Run:
         last = step == self.plan.steps
         self.progress.step = step
         due = last or step % self.plan.eval_every == 0
-        stop = self._validate(step) if due else False
+        stop = self.validation.run(self.progress) if due else False
         self.progress.finished = last or stop
         if due or self.interrupted or time.monotonic() - self.saved_at > _SAVE_SECONDS:
             self._save_progress()
@@ -164,66 +158,6 @@ class _Run:
             augment=AugmentConfig.preset(self.config.augment),
             seed=self.config.seed,
         )
-
-    def _validate(self, step: int) -> bool:
-        """Score the validation split; True when patience has run out."""
-        config, accelerator = self.config, self.accelerator
-        scores = self._scores(step)
-        if config.metric not in scores:
-            raise ConfigError(
-                f"metric '{config.metric}' is not computed here; use one of {', '.join(scores)}."
-            )
-        better = self._is_better(scores[config.metric])
-        progress = self.progress
-        progress.validations_without_gain = 0 if better else progress.validations_without_gain + 1
-        if better:
-            progress.best = {"step": step, **scores}
-        self.reporter.validation(step, scores, better)
-        if accelerator.is_main_process:
-            if better:
-                self._save("best", scores, step)
-                add_scores("val", progress.best, config.out / "metrics.json")
-            self._save("last", scores, step)
-        stop = config.patience is not None and progress.validations_without_gain >= config.patience
-        if stop:
-            self.reporter.say(f"No gain in {config.patience} validations; stopping at step {step}.")
-        return stop
-
-    def _is_better(self, value: float) -> bool:
-        """Whether a value of the chosen metric beats the best one; an undefined score beats nothing."""
-        best = self.progress.best.get(self.config.metric, math.nan)
-        if best is None or math.isnan(best):
-            return True
-        return value < best if self.config.metric in LOWER_IS_BETTER else value > best
-
-    def _scores(self, step: int) -> dict[str, Any]:
-        accelerator, config = self.accelerator, self.config
-        predictor = Predictor(self.segmenter, accelerator.device, config.precision)
-        metrics = new_metrics(self.dataset.classes)
-        pairs = self.dataset.splits["val"]
-        previews = {pair.stem for pair in pairs[: config.previews]} if accelerator.is_main_process else set()
-
-        def preview(pair: Pair, prediction: Prediction) -> None:
-            if pair.stem in previews:
-                file = config.out / "previews" / f"{step:06d}_{pair.stem}.png"
-                write_comparison(pair, prediction, self.dataset, file)
-
-        mine = pairs[accelerator.process_index :: accelerator.num_processes]
-        score_pairs(predictor, self.dataset, mine, metrics, preview)
-        if accelerator.num_processes > 1:
-            state = accelerator.reduce(metrics.state_tensor().to(accelerator.device), reduction="sum")
-            metrics.load_state_tensor(state.cpu())
-        return metrics.compute()
-
-    def _save(self, name: str, scores: dict[str, Any], step: int) -> None:
-        metadata = {
-            "step": step,
-            "metrics": {k: None if v != v else v for k, v in scores.items()},
-            "data_fingerprint": self.dataset.fingerprint,
-            "command": shlex.join(["convlora", *sys.argv[1:]]),
-            "seed": self.config.seed,
-        }
-        save_pretrained(self.segmenter, self.config.out / name, metadata)
 
     def _write_record(self) -> None:
         out = self.config.out
@@ -264,24 +198,6 @@ def _build(config: RunConfig, dataset: DataSet) -> Segmenter:
         resize=config.resize,
         seed=config.seed,
     )
-
-
-@contextlib.contextmanager
-def _interrupts(handle: Callable[[], None]) -> Iterator[None]:
-    """Call `handle` on the first Ctrl-C instead of breaking off; the second one breaks off."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
-        return
-
-    def first(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        handle()
-
-    before = signal.signal(signal.SIGINT, first)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def run_folder_is_free(out: Path) -> None:

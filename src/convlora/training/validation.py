@@ -1,0 +1,110 @@
+"""Score the validation split during a run, keep the best model, and tell when patience has run out."""
+
+import math
+import shlex
+import sys
+from typing import Any
+
+from accelerate import Accelerator
+
+from convlora.checkpoint import save_pretrained
+from convlora.config import RunConfig
+from convlora.data.layout import DataSet, Pair
+from convlora.errors import ConfigError
+from convlora.evaluation import add_scores, new_metrics, score_pairs, write_comparison
+from convlora.inference.predictor import Prediction, Predictor
+from convlora.metrics import LOWER_IS_BETTER
+from convlora.model import Segmenter
+from convlora.training.report import Reporter
+from convlora.training.resume import Progress
+
+
+def check_metric(metric: str, classes: tuple[str, ...]) -> None:
+    """Check that the metric that chooses the best model is computed for these classes.
+
+    Raises:
+        ConfigError: it is not; lists those that are.
+    """
+    known = [name for name in new_metrics(classes).compute() if name != "n_images"]
+    if metric not in known:
+        raise ConfigError(f"metric '{metric}' is not computed here; use one of {', '.join(known)}.")
+
+
+class Validation:
+    """Validates between steps; every process scores its share of the images.
+
+    Args:
+        config: the run.
+        dataset: its split 'val' is scored.
+        segmenter: the model that is trained.
+        accelerator: processes and device.
+        reporter: is told the scores.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: DataSet,
+        segmenter: Segmenter,
+        accelerator: Accelerator,
+        reporter: Reporter,
+    ) -> None:
+        self.config, self.dataset, self.segmenter = config, dataset, segmenter
+        self.accelerator, self.reporter = accelerator, reporter
+
+    def run(self, progress: Progress) -> bool:
+        """Score after `progress.step` steps and update `progress`; True when patience has run out."""
+        scores = self._scores(progress.step)
+        better = self._is_better(scores, progress.best)
+        progress.validations_without_gain = 0 if better else progress.validations_without_gain + 1
+        if better:
+            progress.best = {"step": progress.step, **scores}
+        self.reporter.validation(progress.step, scores, better)
+        if self.accelerator.is_main_process:
+            self._save(scores, progress, better)
+        patience = self.config.patience
+        stop = patience is not None and progress.validations_without_gain >= patience
+        if stop:
+            self.reporter.say(f"No gain in {patience} validations; stopping at step {progress.step}.")
+        return stop
+
+    def _is_better(self, scores: dict[str, Any], best: dict[str, Any]) -> bool:
+        """Whether the chosen metric beats the best one; an undefined score beats nothing."""
+        metric = self.config.metric
+        reached = best.get(metric, math.nan)
+        if math.isnan(reached):
+            return True
+        return scores[metric] < reached if metric in LOWER_IS_BETTER else scores[metric] > reached
+
+    def _scores(self, step: int) -> dict[str, Any]:
+        accelerator, config = self.accelerator, self.config
+        predictor = Predictor(self.segmenter, accelerator.device, config.precision)
+        metrics = new_metrics(self.dataset.classes)
+        pairs = self.dataset.splits["val"]
+        shown = {pair.stem for pair in pairs[: config.previews]} if accelerator.is_main_process else set()
+
+        def preview(pair: Pair, prediction: Prediction) -> None:
+            if pair.stem in shown:
+                file = config.out / "previews" / f"{step:06d}_{pair.stem}.png"
+                write_comparison(pair, prediction, self.dataset, file)
+
+        mine = pairs[accelerator.process_index :: accelerator.num_processes]
+        score_pairs(predictor, self.dataset, mine, metrics, preview)
+        if accelerator.num_processes > 1:
+            state = accelerator.reduce(metrics.state_tensor().to(accelerator.device), reduction="sum")
+            metrics.load_state_tensor(state.cpu())
+        return metrics.compute()
+
+    def _save(self, scores: dict[str, Any], progress: Progress, better: bool) -> None:
+        out = self.config.out
+        metadata = {
+            "step": progress.step,
+            "metrics": {k: None if math.isnan(v) else v for k, v in scores.items()},
+            "data_fingerprint": self.dataset.fingerprint,
+            "command": shlex.join(["convlora", *sys.argv[1:]]),
+            "seed": self.config.seed,
+        }
+        if better:
+            save_pretrained(self.segmenter, out / "best", metadata)
+            add_scores("val", progress.best, out / "metrics.json")
+        save_pretrained(self.segmenter, out / "last", metadata)

@@ -1,0 +1,90 @@
+"""Batches whose prompts ask for their masks, and a short run from scenes to a loadable backbone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from convlora.backbone.weights import load_sam
+from convlora.pretraining.batches import BatchStream
+from convlora.pretraining.loop import PretrainConfig, pretrain
+from convlora.pretraining.shards import ShardReader, write_shards
+from small import SMALL
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    write_shards(folder, 12, shard_size=6, size=96, seed=0, photos=False)
+    return folder
+
+
+def draw(scenes, count=12, size=64):
+    stream = iter(BatchStream(ShardReader(scenes), size, batch=2, prompts=3, seed=0))
+    return [next(stream) for _ in range(count)]
+
+
+def test_batches(scenes):
+    batches = draw(scenes)
+    kinds = {"click" if b.points is not None else "box" for b in batches}
+    assert kinds == {"click", "box"}
+    for batch in batches:
+        assert batch.image.shape == (2, 3, 64, 64)
+        assert batch.target.shape == (6, 32, 32)
+        assert (batch.points is None) != (batch.boxes is None)
+        assert 0 < batch.target.mean() < 1
+    again = draw(scenes)
+    assert torch.equal(batches[-1].image, again[-1].image)
+
+
+def test_clicks_and_boxes_lie_on_their_masks(scenes):
+    checked = 0
+    for batch in draw(scenes):
+        if batch.points is not None:
+            # half-resolution cell under the pixel whose centre was clicked
+            cells = ((batch.points[:, :, 0] + 0.5) / 2).long().flatten(0, 1)
+            share = batch.target[torch.arange(6), cells[:, 1], cells[:, 0]]
+            assert (share > 0).all()
+            checked += 6
+        else:
+            for mask, box in zip(batch.target, (batch.boxes.flatten(0, 1) / 2).tolist(), strict=True):
+                rows, columns = np.nonzero(mask.numpy() > 0)
+                inside = (
+                    (columns >= box[0] - 4)
+                    & (columns <= box[2] + 4)
+                    & (rows >= box[1] - 4)
+                    & (rows <= box[3] + 4)
+                )
+                assert inside.mean() > 0.8  # boxes are jittered by up to a tenth of their side
+                checked += 1
+    assert checked > 30
+
+
+def test_short_run_and_its_continuation(scenes, tmp_path, capsys):
+    config = PretrainConfig(
+        minutes=0.06, prompts=2, small_size=32, small_batch=2, full_batch=2, full_from=0.5, save_every=1.0
+    )
+    folder = pretrain(scenes, tmp_path, config, SMALL)
+    first = load_sam(folder)
+    assert first.sam.spec.encoder.embed_dim == SMALL.encoder.embed_dim
+    assert first.fingerprint != load_sam(_untrained(tmp_path)).fingerprint
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["step"] > 4
+    assert state["seconds"] >= 60 * config.minutes
+    rows = [json.loads(line) for line in capsys.readouterr().out.replace("'", '"').splitlines()]
+    assert all({"loss", "iou", "images_per_second"} <= row.keys() for row in rows)
+
+    pretrain(scenes, tmp_path, config, SMALL)  # the budget is used up: nothing changes
+    assert load_sam(folder).fingerprint == first.fingerprint
+    longer = PretrainConfig(**{**vars(config), "minutes": 0.08})
+    pretrain(scenes, tmp_path, longer, SMALL)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] > state["step"]
+
+
+def _untrained(folder):
+    from convlora.backbone.initialise import random_sam
+    from convlora.backbone.weights import save_sam
+
+    save_sam(random_sam(SMALL, 0), folder / "untrained", torch.float16)
+    return folder / "untrained"
