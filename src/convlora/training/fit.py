@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import parse_flag_from_env, set_seed
 from torch import Tensor
 
 from convlora.adapters import build_method
@@ -58,8 +58,10 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
     dataset = report.dataset
     check_metric(config.metric, dataset.classes)
     AcceleratorState._reset_state()  # else a second run in this process is bound to the first one's precision
-    precision = _ACCELERATE[autocast_dtype(config.precision, PartialState().device)]
-    accelerator = Accelerator(mixed_precision=precision)
+    # without cpu=True, processes launched on a machine without a GPU would each train alone
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    precision = _ACCELERATE[autocast_dtype(config.precision, PartialState(cpu=cpu).device)]
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
     set_seed(config.seed, device_specific=True)
     run = _Run(config, dataset, accelerator, [str(problem) for problem in report.warnings])
     return run.train(resume)
