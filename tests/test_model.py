@@ -126,3 +126,18 @@ def test_image_size_must_fit_the_patch(small_backbone, size):
 )
 def test_foreground(classes, ids):
     assert foreground_ids(classes) == ids
+
+
+def test_decoding_is_sams_decoder_on_the_no_mask_embedding(small_backbone):
+    model = build(small_backbone).eval()
+    image = torch.randn(1, 3, 64, 48)
+    with torch.no_grad():
+        embedding = model.encoder(image)
+        positions = model.prompts.image_positions(8, 6)
+        decoded = model.decoder.decode(
+            embedding + model.prompts.no_mask_embed.weight[..., None, None], positions
+        )
+        before = model(image).mask_logits
+        assert torch.equal(before, model.decoder.masks(decoded))
+        model.prompts.no_mask_embed.weight += 1
+        assert not torch.allclose(model(image).mask_logits, before)

@@ -1,0 +1,132 @@
+"""The loop against the same steps written out (accumulation, clipping, schedule); the objective's parts."""
+
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.nn import functional as F
+
+from convlora.errors import ConfigError
+from convlora.head import HeadOutput
+from convlora.losses import structure_loss
+from convlora.model import Segmenter
+from convlora.training.loop import Loop
+from convlora.training.objective import make_objective, resolve_loss
+from convlora.training.optimizer import make_optimizer
+from convlora.training.plan import Plan
+from convlora.training.report import Reporter
+
+
+@pytest.mark.parametrize("clip", [0.05, 100.0])
+def test_steps_written_out(tmp_path, clip):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    slow = copy.deepcopy(model)
+    plan = Plan(steps=4, batch_size=6, micro_batch=2, processes=1, lr=0.05, eval_every=9)
+    batches = [{"image": torch.randn(2, 3), "mask": torch.randn(2, 1)} for _ in range(4 * 3)]
+
+    accelerator = Accelerator(cpu=True)
+    trained, optimizer = accelerator.prepare(model, make_optimizer(model, plan.lr, 0.1))
+    seen = []
+    with Reporter(tmp_path, plan.steps, "x", enabled=False) as reporter:
+        loop = Loop(accelerator, trained, optimizer, F.mse_loss, plan, clip, reporter)
+        loop.run(batches, lambda step: seen.append(step) or False)
+    assert seen == [1, 2, 3, 4]
+
+    groups = [
+        {"params": [p for p in slow.parameters() if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in slow.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    reference = torch.optim.AdamW(groups)
+    for step in range(4):
+        images = torch.cat([b["image"] for b in batches[3 * step : 3 * step + 3]])
+        targets = torch.cat([b["mask"] for b in batches[3 * step : 3 * step + 3]])
+        reference.zero_grad()
+        F.mse_loss(slow(images), targets).backward()
+        norm = torch.sqrt(sum(p.grad.square().sum() for p in slow.parameters()))
+        for p in slow.parameters():
+            p.grad *= min(1.0, clip / norm)
+        for group in reference.param_groups:
+            group["lr"] = 0.05 * (1 - step / 4)
+        reference.step()
+    for got, want in zip(model.parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)  # sums in another order, through Adam
+
+
+def test_clipping_is_at_work():
+    """AdamW hardly sees a constant factor on all gradients, so clipping is looked at before the step."""
+    seen = []
+
+    class Spy(torch.optim.SGD):
+        def step(self, closure=None):
+            norms = [p.grad.norm() for group in self.param_groups for p in group["params"]]
+            seen.append(torch.stack(norms).norm().item())
+            return super().step(closure)
+
+    model = nn.Linear(3, 1)
+    accelerator = Accelerator(cpu=True)
+    trained, optimizer = accelerator.prepare(model, Spy(model.parameters(), lr=0.1))
+    plan = Plan(steps=1, batch_size=2, micro_batch=2, processes=1, lr=0.1, eval_every=1)
+    batch = {"image": 100 * torch.ones(2, 3), "mask": torch.zeros(2, 1)}
+    with Reporter(_nowhere(), 1, "x", enabled=False) as reporter:
+        Loop(accelerator, trained, optimizer, F.mse_loss, plan, 0.5, reporter).run([batch], lambda step: True)
+    assert seen == [pytest.approx(0.5, rel=1e-4)]
+
+
+def test_a_loss_that_is_not_finite_is_told(tmp_path, capsys):
+    model = nn.Linear(3, 1)
+    accelerator = Accelerator(cpu=True)
+    trained, optimizer = accelerator.prepare(model, make_optimizer(model, 0.1, 0.0))
+    plan = Plan(steps=1, batch_size=1, micro_batch=1, processes=1, lr=0.1, eval_every=1)
+    batch = {"image": torch.full((1, 3), float("nan")), "mask": torch.zeros(1, 1)}
+    with Reporter(tmp_path, 1, "x") as reporter:
+        Loop(accelerator, trained, optimizer, F.mse_loss, plan, 1.0, reporter).run([batch], lambda step: True)
+    assert "step 1: the loss is nan. If this goes on, lower --lr" in capsys.readouterr().out
+
+
+def _nowhere():
+    from pathlib import Path
+
+    return Path("unused")
+
+
+# --- objective ---
+
+
+def segmenter(backbone, classes=("background", "a"), **options):
+    return Segmenter.from_backbone(str(backbone), classes, **options)
+
+
+def test_binary_objective_is_structure_loss_on_upsampled_logits_plus_balance(small_backbone):
+    model = segmenter(small_backbone).train()
+    objective = make_objective(model, "default")
+    output = model(torch.randn(2, 3, 64, 64))
+    target = torch.randint(0, 2, (2, 64, 64))
+    up = F.interpolate(output.mask_logits, (64, 64), mode="bilinear", align_corners=False)
+    balance = sum(block.attn.qkv.aux_loss for block in model.encoder.blocks)
+    assert balance > 0
+    torch.testing.assert_close(objective(output, target), structure_loss(up, target) + balance)
+    model.eval()
+    plain = model(torch.randn(2, 3, 64, 64))
+    up = F.interpolate(plain.mask_logits, (64, 64), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(objective(plain, target), structure_loss(up, target))
+
+
+def test_mask_classification_objective_takes_the_raw_output(small_backbone):
+    model = segmenter(small_backbone, ("background", "a", "b"), head="mask-classification", method="lora")
+    objective = make_objective(model, "default")
+    target = torch.randint(0, 3, (1, 64, 64))
+    output = HeadOutput(torch.randn(1, 10, 32, 32, requires_grad=True), torch.randn(1, 10, 4))
+    objective(output, target).backward()
+    assert output.mask_logits.grad.abs().sum() > 0
+
+
+def test_names_of_losses():
+    assert resolve_loss("default", "binary") == "structure"
+    assert resolve_loss("official", "binary") == "structure-official"
+    assert resolve_loss("official", "mask-classification") == "mask-classification-official"
+    assert resolve_loss("bce-dice", "binary") == "bce-dice"
+    with pytest.raises(ConfigError, match="is for head 'per-class'"):
+        resolve_loss("ce-dice", "binary")
