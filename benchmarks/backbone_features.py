@@ -7,9 +7,11 @@ Trains the mask decoder (and, for comparison, adapters) on the same data with th
 """
 
 import argparse
+import contextlib
 import json
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +23,8 @@ import convlora
 
 
 def run_one(data: Path, backbone: str, method: str, steps: int, seed: int, size: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
+    # what the run prints goes to stderr: stdout is for the JSON
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         start = time.monotonic()
         convlora.train(
             data,
