@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,6 +18,11 @@ from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
 from convlora.training.plan import Plan
 from convlora.training.report import Reporter
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    AcceleratorState._reset_state()  # a run in another test leaves its precision behind
 
 
 @pytest.mark.parametrize("clip", [0.05, 100.0])
