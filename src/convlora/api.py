@@ -11,10 +11,10 @@ from convlora.training.fit import fit, run_folder_is_free
 
 
 def train(data: str | Path, out: str | Path, **options: Any) -> dict[str, Any]:  # noqa: ANN401  # RunConfig's
-    """Fine-tune SAM on a data folder; the Python form of `convlora train`.
+    """Fine-tune SAM on a data set; the Python form of `convlora train`.
 
     Args:
-        data: folder with images and masks.
+        data: folder with images and masks; or a .csv, COCO .json or YOLO data.yaml.
         out: new run folder.
         **options: keys of `convlora.config.RunConfig`, such as backbone, epochs, or
             method={"name": "conv-lora", "rank": 8}.
@@ -29,9 +29,11 @@ def train(data: str | Path, out: str | Path, **options: Any) -> dict[str, Any]: 
     return fit(make_config({"data": data, "out": out, **options}))
 
 
-def evaluate(run: str | Path, data: str | Path, split: str = "test") -> dict[str, Any]:
+def evaluate(
+    run: str | Path, data: str | Path, split: str = "test", *, palette: str | Path | None = None
+) -> dict[str, Any]:
     """Score a model on a split at native resolution; the Python form of `convlora evaluate`."""
-    return evaluate_run(run, Path(data), split)
+    return evaluate_run(run, Path(data), split, palette=Path(palette) if palette else None)
 
 
 def load(run: str | Path, *, device: str | None = None, precision: str = "auto") -> Predictor:

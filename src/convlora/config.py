@@ -32,7 +32,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-    data: Path = Field(description="Folder with the images and masks.")
+    data: Path = Field(description="Folder with images and masks; or a .csv, .json or .yaml.")
     out: Path = Field(description="Run folder.")
     preset: Literal["default", "paper"] = Field("default", description="Defaults that the run started from.")
     backbone: str = Field("sam-tiny", description="sam-tiny, a hub id, a folder, or Meta's .pth.")
@@ -40,6 +40,7 @@ class RunConfig(BaseModel):
         default_factory=lambda: {"name": "conv-lora"}, description="Method: its name and its options."
     )
     classes: list[str] | None = Field(None, description="Class names, id 0 first; else from the data folder.")
+    palette: Path | None = Field(None, description="File with the colours of the classes, for colour masks.")
     multiclass_head: HeadKind = Field("per-class", description="Head for three or more classes.")
     num_masks: int | None = Field(None, ge=2, description="Mask tokens of mask classification.")
     image_size: int | None = Field(None, ge=32, le=4096, description="Side of the input in pixels.")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import torch
 from PIL import Image
 from rich.progress import Progress
 
-from convlora.checkpoint import find_adapter, from_pretrained
+from convlora.checkpoint import find_adapter, from_pretrained, read_adapter_config
 from convlora.data.check import check_dataset
 from convlora.data.images import read_image
+from convlora.data.labels import read_label
 from convlora.data.layout import DataSet, Pair
-from convlora.data.masks import read_mask
+from convlora.data.report import Problem, Report
+from convlora.data.splits import check_unseen, read_record
 from convlora.inference.drawing import comparison, stack_rows
 from convlora.inference.predictor import Prediction, Predictor
 from convlora.metrics import SegmentationMetrics
@@ -35,6 +38,7 @@ def evaluate_run(
     *,
     json_file: Path | None = None,
     pictures: Path | None = None,
+    palette: Path | None = None,
     backbone: str | None = None,
     device: str | None = None,
     precision: str = "auto",
@@ -43,10 +47,12 @@ def evaluate_run(
 
     Args:
         run: run folder, adapter folder or hub id.
-        data: data folder; its classes must be those of the model.
+        data: data folder or file; its classes must be those of the model. Data without splits is split as
+            it was for the run's training, by the run's split.json.
         split: 'train', 'val' or 'test'.
         json_file: where to write the scores; a run folder's metrics.json gets them too.
         pictures: folder for pictures of image | truth | prediction, and `_overview.png` of a few of them.
+        palette: colours of the classes, for colour masks; by default palette.txt of the data folder.
         backbone: where the backbone is now, if not where it was in training.
         device: where to compute.
         precision: auto, fp32, bf16 or fp16.
@@ -55,14 +61,13 @@ def evaluate_run(
         Flat scores with 'split', 'checkpoint' and 'n_images'.
 
     Raises:
-        DataError: the split is missing or its data has errors.
+        DataError: the split is missing, its data has errors, or it holds images the run was trained on.
         WeightsError: the model cannot be loaded.
         ConfigError: the classes of model and data differ.
     """
     segmenter = from_pretrained(run, backbone)
     classes = segmenter.config.classes
-    report = check_dataset(data, classes=list(classes), splits=(split,))
-    report.raise_if_errors()
+    report = _check(run, data, list(classes), split, palette)
     pairs = report.dataset.splits[split]
     metrics = new_metrics(classes)
     rows: list[Image.Image] = []
@@ -88,9 +93,34 @@ def evaluate_run(
     return scores
 
 
+def _check(run: str | Path, data: Path, classes: list[str], split: str, palette: Path | None) -> Report:
+    """Check the data, with the splits of the run; warnings go to standard error."""
+    record = read_record(Path(run))
+    report = check_dataset(data, classes=classes, palette=palette, splits=(split,), record=record)
+    if record is not None and report.found is not None:
+        report.problems += check_unseen(report.found, split, record)
+    if record is None and report.found is not None and report.found.by_seed:
+        report.problems += _check_same_data(run, report.found)
+    for problem in report.warnings:
+        print(f"warning: {problem}", file=sys.stderr)
+    report.raise_if_errors()
+    return report
+
+
+def _check_same_data(run: str | Path, dataset: DataSet) -> list[Problem]:
+    """A model without its run: whether a split by seed is the one it was trained with."""
+    training = read_adapter_config(find_adapter(run)).get("training", {})
+    if training.get("data_fingerprint") == dataset.fingerprint:
+        return []
+    found = "the data has no splits, and is not just what the model was trained on (its fingerprint differs)"
+    rule = "Without the split.json of the run nobody can tell which images the model was trained on."
+    fix = "Give the run folder, or move the images to be scored to test/images and test/masks."
+    return [Problem("warning", "unknown-splits", str(run), found, rule, fix)]
+
+
 def write_comparison(pair: Pair, prediction: Prediction, dataset: DataSet, file: Path) -> Image.Image:
     """Write, and return, the picture image | truth | prediction of one image."""
-    truth = read_mask(pair.mask, dataset.encoding)
+    truth = read_label(pair.mask, dataset.encoding)
     file.parent.mkdir(parents=True, exist_ok=True)
     picture = comparison(read_image(pair.image), truth, prediction.ids, foreground_ids(dataset.classes))
     picture.save(file)
@@ -115,7 +145,7 @@ def score_pairs(
     """
     for pair in pairs:
         prediction = predictor.predict(read_image(pair.image))
-        target = torch.from_numpy(read_mask(pair.mask, dataset.encoding)).long()
+        target = torch.from_numpy(read_label(pair.mask, dataset.encoding)).long()
         foreground = prediction.probabilities[1] if metrics.binary else None
         metrics.update(torch.from_numpy(prediction.ids).long(), target, foreground)
         if each is not None:

@@ -9,6 +9,7 @@ from transformers import SamImageProcessor
 from convlora.data.augment import AugmentConfig, Augmenter
 from convlora.data.dataset import SegmentationDataset
 from convlora.data.images import read_image
+from convlora.data.labels import MaskFile
 from convlora.data.layout import Pair
 from convlora.data.masks import MaskEncoding
 from convlora.data.transforms import apply_image, fit_geometry, mean_colour, normalize
@@ -22,7 +23,7 @@ def pair(tmp_path):
     image = np.random.default_rng(0).integers(100, 256, (32, S, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
     Image.fromarray(np.ones((32, S), np.uint8)).save(tmp_path / "m.png")
-    return Pair("a", tmp_path / "a.png", tmp_path / "m.png")
+    return Pair("a", tmp_path / "a.png", MaskFile(tmp_path / "m.png"))
 
 
 def examples(pair, config):

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from convlora._version import __version__
-from convlora.cli import data, models, runs
+from convlora.cli import convert, data, models, runs
 from convlora.errors import ConvLoraError
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ def _root(
 
 for command, function in (
     ("check", data.check),
+    ("convert", convert.convert),
     ("train", runs.train),
     ("evaluate", runs.evaluate),
     ("predict", runs.predict),

@@ -7,8 +7,17 @@ import typer
 
 from convlora.errors import DataError
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder with images and masks.")]
+Data = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA", help="Folder with images and masks; or a .csv, COCO .json, YOLO data.yaml."
+    ),
+]
 Classes = Annotated[str | None, typer.Option(help="Class names, id 0 first, separated by commas.")]
+PaletteFile = Annotated[
+    Path | None,
+    typer.Option("--palette", help="Colours of the classes: lines 'R G B name'; default DATA/palette.txt."),
+]
 
 sample_app = typer.Typer(help="Write a sample data set to try the software on.", no_args_is_help=True)
 
@@ -21,12 +30,13 @@ def split_names(names: str | None) -> list[str] | None:
 def check(
     data: Data,
     classes: Classes = None,
+    palette: PaletteFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Find every problem in the data, by file, with the fix. Exit code 1 if there are errors."""
     from convlora.data.check import check_dataset
 
-    report = check_dataset(data, classes=split_names(classes))
+    report = check_dataset(data, classes=split_names(classes), palette=palette)
     print(report.to_json() if as_json else report.to_text())
     if not report.ok:
         raise typer.Exit(1)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from convlora.cli.data import Classes, Data, split_names
+from convlora.cli.data import Classes, Data, PaletteFile, split_names
 from convlora.errors import ConfigError
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, adapter folder or hub id.")]
@@ -21,6 +21,7 @@ def train(
     method: Annotated[str | None, typer.Option(help="See `convlora methods`; default conv-lora.")] = None,
     preset: Annotated[str | None, typer.Option(help="default, or paper: the official code's way.")] = None,
     classes: Classes = None,
+    palette: PaletteFile = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Optimiser steps; overrides --epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images for one optimiser step.")] = None,
@@ -46,6 +47,7 @@ def train(
         "backbone": backbone,
         "preset": preset,
         "classes": split_names(classes),
+        "palette": palette,
         "epochs": epochs,
         "max_steps": max_steps,
         "batch_size": batch_size,
@@ -68,7 +70,8 @@ def train(
         run_folder_is_free(out)
     best = fit(chosen, resume)
     print(f"Best: step {best['step']}, validation {_headline(best)}")
-    print(f"Next: convlora evaluate {out} {data}")
+    colours = f" --palette {chosen.palette}" if chosen.palette else ""
+    print(f"Next: convlora evaluate {out} {data}{colours}")
 
 
 def evaluate(
@@ -79,6 +82,7 @@ def evaluate(
     overlay: Annotated[
         Path | None, typer.Option(help="Folder for pictures: image | truth | prediction.")
     ] = None,
+    palette: PaletteFile = None,
     backbone: Backbone = None,
     device: Device = None,
     precision: Precision = None,
@@ -93,6 +97,7 @@ def evaluate(
         split,
         json_file=json_file,
         pictures=overlay,
+        palette=palette,
         backbone=backbone,
         device=device,
         precision=precision or "auto",

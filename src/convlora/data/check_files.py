@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from convlora.data.labels import Label
 from convlora.data.layout import Folder, Pair, pair_by_stem
 from convlora.data.report import Problem
 from convlora.data.scan import ImageFacts, MaskFacts
@@ -17,13 +18,14 @@ class Scanned:
 
     folders: list[Folder]
     images: dict[Path, ImageFacts]
-    masks: dict[Path, MaskFacts]
+    masks: dict[Label, MaskFacts]
 
 
 def check_files(scanned: Scanned) -> Iterator[Problem]:
     """All that can be said of files without their splits and classes."""
     for folder in scanned.folders:
-        yield from _check_pairing(folder)
+        if folder.pairs is None:
+            yield from _check_pairing(folder)
         for stray in folder.others:
             yield Problem(
                 "warning", "stray-file", str(stray), "not an image", "It is not used.", "Move it away."
@@ -52,7 +54,10 @@ def check_copies(
 
 def _check_pairing(folder: Folder) -> Iterator[Problem]:
     rule = "An image and its mask have the same name but for the ending."
-    groups = {"image": _by_stem(folder.images), "mask": _by_stem(folder.masks)}
+    groups: dict[str, dict[str, list[Path | Label]]] = {
+        "image": _by_stem(folder.images),
+        "mask": _by_stem(folder.masks),
+    }
     for kind, other in (("image", "mask"), ("mask", "image")):
         for stem, paths in groups[kind].items():
             if len(paths) > 1:
@@ -70,8 +75,8 @@ def _check_pairing(folder: Folder) -> Iterator[Problem]:
                 yield Problem("error", "case-clash", str(paths[0]), found, rule, fix)
 
 
-def _by_stem(paths: Iterable[Path], lower: bool = False) -> dict[str, list[Path]]:
-    groups: dict[str, list[Path]] = defaultdict(list)
+def _by_stem(paths: Iterable[Path | Label], lower: bool = False) -> dict[str, list[Path | Label]]:
+    groups: dict[str, list[Path | Label]] = defaultdict(list)
     for path in paths:
         groups[path.stem.lower() if lower else path.stem].append(path)
     return groups

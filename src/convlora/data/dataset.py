@@ -9,8 +9,9 @@ from torch.utils.data import Dataset
 
 from convlora.data.augment import AugmentConfig, Augmenter
 from convlora.data.images import read_image
+from convlora.data.labels import read_label
 from convlora.data.layout import Pair
-from convlora.data.masks import MaskEncoding, read_mask
+from convlora.data.masks import MaskEncoding
 from convlora.data.transforms import apply_image, apply_mask, fit_geometry, normalize
 
 _CACHE_BYTES = 2 * 2**30
@@ -71,7 +72,7 @@ class SegmentationDataset(Dataset[dict[str, Tensor]]):
             return self.kept[index]
         pair = self.pairs[index]
         image = torch.from_numpy(read_image(pair.image)).permute(2, 0, 1)
-        mask = torch.from_numpy(read_mask(pair.mask, self.encoding))
+        mask = torch.from_numpy(read_label(pair.mask, self.encoding))
         geometry = fit_geometry((image.shape[1], image.shape[2]), self.image_size, self.resize)
         pixels = (apply_image(image, geometry) * 255).round().clamp(0, 255).to(torch.uint8)
         valid = torch.zeros(self.image_size, self.image_size, dtype=torch.bool)

@@ -1,42 +1,73 @@
-"""Where images and masks are, and what the classes are called. Pairs are made by stem, never by position."""
+"""Where images and masks are, in folders. Pairs are made by stem, never by position."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import yaml
 
+from convlora.data.classes import check_names, read_class_names
 from convlora.data.images import is_image
+from convlora.data.labels import Label, MaskFile
 from convlora.data.masks import MaskEncoding
 from convlora.errors import DataError
 
+__all__ = [
+    "DataSet",
+    "Folder",
+    "Pair",
+    "check_names",
+    "find_folders",
+    "fingerprint",
+    "pair_by_stem",
+    "read_class_names",
+    "split_pairs",
+    "unique_stems",
+]
+
 #: Names that a split's folder may have.
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+#: Names that the folder of the masks may have; 'masks' comes first, of the others there must be one only.
+MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "gt", "ground_truth")
 LAYOUT_HELP = (
-    "A data folder holds {train,val,test}/{images,masks}/NAME.png, or {images,masks}/NAME.png without "
-    "splits; an image and its mask have the same NAME"
+    "A data folder holds {train,val,test}/{images,masks}/NAME.png, or {images,masks}/{train,val,test}/NAME.png"
+    ", or {images,masks}/NAME.png without splits; an image and its mask have the same NAME. Also read: a table "
+    "data.csv, COCO json, YOLO polygons with data.yaml (see docs/data.md)"
 )
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its mask."""
+    """An image and its label.
+
+    Args:
+        stem: name of the pair; it differs from that of every other pair of the split.
+        image: file.
+        mask: where the label comes from.
+    """
 
     stem: str
     image: Path
-    mask: Path
+    mask: Label
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Files of one split, before they are paired."""
+    """Files of one split, before they are paired; or with the pairs that a table or a json says."""
 
     split: str
     images: tuple[Path, ...]
-    masks: tuple[Path, ...]
+    masks: tuple[Label, ...]
     others: tuple[Path, ...] = ()
+    pairs: tuple[Pair, ...] | None = None
+
+    @classmethod
+    def of_pairs(cls, split: str, pairs: Iterable[Pair]) -> "Folder":
+        """A split whose pairs are known."""
+        listed = tuple(pairs)
+        return cls(split, tuple(p.image for p in listed), tuple(p.mask for p in listed), pairs=listed)
 
 
 @dataclass(frozen=True)
@@ -49,6 +80,8 @@ class DataSet:
     encoding: MaskEncoding = MaskEncoding.IDS
     fingerprint: str = ""
     shares: dict[str, float] = field(default_factory=dict)  # of the labelled training pixels, by class
+    digests: dict[Path, str] = field(default_factory=dict)  # hash of the bytes of each image
+    by_seed: bool = False  # whether the splits were made by a seed just now
 
 
 def find_folders(root: Path) -> list[Folder]:
@@ -60,14 +93,12 @@ def find_folders(root: Path) -> list[Folder]:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder that exists. {LAYOUT_HELP}.")
     found = [
-        _list_files(root / name, split)
-        for split, names in SPLITS.items()
-        for name in names
-        if (root / name).is_dir()
+        _list_files(root / name / "images", _mask_folder(root / name), split)
+        for split, name in _split_folders(root)
     ]
     if not found and (root / "images").is_dir():
-        _refuse_swapped(root)
-        found = [_list_files(root, "all")]
+        masks = _mask_folder(root)
+        found = _splits_inside(root / "images", masks) or [_list_files(root / "images", masks, "all")]
     if not found:
         inside = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
         raise DataError(f"{root} holds {inside}. {LAYOUT_HELP}.")
@@ -76,7 +107,9 @@ def find_folders(root: Path) -> list[Folder]:
 
 def pair_by_stem(folder: Folder) -> list[Pair]:
     """Images and masks with the same stem, sorted; what has no partner is left out."""
-    masks = {path.stem: path for path in folder.masks}
+    if folder.pairs is not None:
+        return list(folder.pairs)
+    masks = {mask.stem: mask for mask in folder.masks}
     return [
         Pair(path.stem, path, masks[path.stem])
         for path in sorted(folder.images, key=lambda p: p.stem)
@@ -101,95 +134,110 @@ def split_pairs(pairs: Sequence[Pair], seed: int) -> dict[str, list[Pair]]:
     return {split: [pairs[i] for i in sorted(indices)] for split, indices in parts.items()}
 
 
-def read_class_names(root: Path) -> tuple[str, ...] | None:
-    """Names from classes.txt (a line each, id 0 first) or data.yaml (`names`), or None.
+def unique_stems(paths: Sequence[Path]) -> list[str]:
+    """Names for images that may lie in different folders: the stem, with as many folders before it as needed.
+
+    `a/1.png` and `b/1.png` become `a__1` and `b__1`; `1.jpg` and `1.png` become `1_jpg` and `1_png`. No two
+    names are the same, nor do they differ in case only.
 
     Raises:
-        DataError: the file is not in that form.
+        DataError: that does not tell them apart.
     """
-    if (root / "classes.txt").is_file():
-        return check_names(_names_in_lines(root / "classes.txt"), root / "classes.txt")
-    for file in (root / "data.yaml", root / "data.yml"):
-        if file.is_file():
-            return check_names(_names_in_yaml(file), file)
-    return None
-
-
-def check_names(names: Iterable[object], source: Path | str) -> tuple[str, ...]:
-    """Check that there are 2 to 255 different names.
-
-    Raises:
-        DataError: there are not.
-    """
-    listed = tuple(str(name).strip() for name in names)
-    twice = sorted({name for name in listed if listed.count(name) > 1})
-    if twice:
-        raise DataError(f"{source} names the class '{twice[0]}' more than once; names must differ.")
-    if not 2 <= len(listed) <= 255:
+    parts = [(*(p for p in path.parent.parts if p not in {path.anchor, ".."}), path.stem) for path in paths]
+    depths = [1] * len(paths)
+    for _ in range(max(map(len, parts), default=0)):
+        names = ["__".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
+        doubles = _doubles(names)
+        if not doubles:
+            return names
+        for i in doubles:
+            depths[i] += 1
+    names = ["__".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
+    for i in _doubles(names):
+        names[i] += paths[i].suffix.replace(".", "_")
+    if doubles := _doubles(names):
         raise DataError(
-            f"{source} names {len(listed)} classes; there must be 2 to 255, id 0 (often 'background') first."
+            f"{paths[doubles[0]]} and another image would both be called {names[doubles[0]]}. Rename one."
         )
-    return listed
+    return names
 
 
-def fingerprint(splits: Mapping[str, Iterable[Pair]], digests: Mapping[Path, str]) -> str:
+def fingerprint(
+    splits: Mapping[str, Iterable[Pair]], images: Mapping[Path, str], labels: Mapping[Label, str]
+) -> str:
     """Hash of splits, stems and contents; it changes with any label, not with the place of the folder.
 
     Args:
         splits: pairs of each split.
-        digests: hash of the bytes of every file.
+        images: hash of every image.
+        labels: hash of every label.
     """
     total = hashlib.sha256()
     for split in sorted(splits):
         for pair in splits[split]:
-            line = f"{split}\0{pair.stem}\0{digests[pair.image]}\0{digests[pair.mask]}\n"
+            line = f"{split}\0{pair.stem}\0{images[pair.image]}\0{labels[pair.mask]}\n"
             total.update(line.encode())
     return total.hexdigest()[:16]
 
 
-def _list_files(folder: Path, split: str) -> Folder:
-    images, masks = folder / "images", folder / "masks"
-    missing = [path.name for path in (images, masks) if not path.is_dir()]
-    if missing:
-        raise DataError(f"{folder} has no folder '{missing[0]}'. {LAYOUT_HELP}.")
+def _doubles(names: Sequence[str]) -> list[int]:
+    counts = Counter(name.lower() for name in names)
+    return [i for i, name in enumerate(names) if counts[name.lower()] > 1]
+
+
+def _split_folders(root: Path) -> list[tuple[str, str]]:
+    """Split and name of its folder, for those that are in `root`."""
+    return [(split, name) for split, names in SPLITS.items() for name in names if (root / name).is_dir()]
+
+
+def _mask_folder(folder: Path) -> Path:
+    """Folder of the masks beside `folder/images`."""
+    if not (folder / "images").is_dir():
+        raise DataError(f"{folder} has no folder 'images'. {LAYOUT_HELP}.")
+    if (folder / MASK_FOLDERS[0]).is_dir():
+        return folder / MASK_FOLDERS[0]
+    found = [name for name in MASK_FOLDERS[1:] if _holds_images(folder / name)]
+    if len(found) > 1:
+        raise DataError(
+            f"{folder} holds {' and '.join(found)}, and any of them could be the masks. Name the folder of "
+            f"the masks 'masks'. {LAYOUT_HELP}."
+        )
+    if not found:
+        yolo = any(True for _ in (folder / "labels").glob("**/*.txt"))
+        hint = " Its labels/ holds text: for YOLO polygons, write data.yaml with the 'names'." if yolo else ""
+        raise DataError(f"{folder} has no folder 'masks'.{hint} {LAYOUT_HELP}.")
+    return folder / found[0]
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(is_image(path) for pattern in ("*", "*/*") for path in folder.glob(pattern))
+
+
+def _splits_inside(images: Path, masks: Path) -> list[Folder]:
+    """The layout {images,masks}/{train,val,test}."""
+    inside = _split_folders(images)
+    if not inside and not _split_folders(masks):
+        return []
+    for here, there in ((images, masks), (masks, images)):
+        loose = [path.name for path in here.iterdir() if path.is_file() and is_image(path)]
+        if loose:
+            raise DataError(
+                f"{here} holds folders of splits, but also {len(loose)} images of its own, such as {loose[0]}"
+                ". Put every image into a split's folder."
+            )
+        missing = sorted(
+            {name for _, name in _split_folders(here)} - {name for _, name in _split_folders(there)}
+        )
+        if missing:
+            raise DataError(
+                f"{here} has a folder '{missing[0]}', but {there} has none. {images.name} and {masks.name} "
+                "must have the same folders of splits."
+            )
+    return [_list_files(images / name, masks / name, split) for split, name in inside]
+
+
+def _list_files(images: Path, masks: Path, split: str) -> Folder:
     files = [sorted(p for p in path.iterdir() if not p.name.startswith(".")) for path in (images, masks)]
-    strays = tuple(p for group in files for p in group if not (p.is_file() and is_image(p)))
+    strays = {p for group in files for p in group if not (p.is_file() and is_image(p))}
     kept = [tuple(p for p in group if p not in strays) for group in files]
-    return Folder(split, kept[0], kept[1], strays)
-
-
-def _refuse_swapped(root: Path) -> None:
-    inside = {p.name for p in (root / "images").iterdir() if p.is_dir()}
-    swapped = sorted(inside & {name for names in SPLITS.values() for name in names})
-    if swapped:
-        name = swapped[0]
-        raise DataError(
-            f"{root} holds images/{name}; the split comes first here. "
-            f"Move images/{name} to {name}/images and masks/{name} to {name}/masks."
-        )
-
-
-def _names_in_lines(file: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().split("\n")]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text: {error}. Save it as UTF-8.") from error
-    if "" in lines and any(lines):
-        raise DataError(
-            f"{file}: line {lines.index('') + 1} is empty, and the line's place is the class's id. "
-            "Name the class, or delete the line if no mask uses the id."
-        )
-    return [line for line in lines if line]
-
-
-def _names_in_yaml(file: Path) -> list[object]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is not valid YAML: {error}") from error
-    names = content.get("names") if isinstance(content, dict) else None
-    if isinstance(names, list):
-        return names
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
-        return [names[i] for i in range(len(names))]
-    raise DataError(f"{file} must hold 'names': a list, or ids 0, 1, 2, ... with a name each.")
+    return Folder(split, kept[0], tuple(MaskFile(p) for p in kept[1]), tuple(sorted(strays)))

@@ -51,7 +51,15 @@ def read_mask(path: Path, encoding: MaskEncoding) -> np.ndarray:
     Raises:
         FileError: see `read_values`; or a binary mask holds another value than 0 and 255.
     """
-    values = read_values(path)
+    return decode(read_values(path), encoding, path)
+
+
+def decode(values: np.ndarray, encoding: MaskEncoding, path: Path) -> np.ndarray:
+    """Interpret the values (H, W) uint8 of a mask as class ids; `path` is named in the error.
+
+    Raises:
+        FileError: a binary mask holds another value than 0 and 255.
+    """
     if encoding is MaskEncoding.IDS:
         return values
     others = values[(values != 0) & (values != 255)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from convlora.data.images import FileError, displayed_size, open_image, orientation
-from convlora.data.masks import read_values
+from convlora.data.labels import Label
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ImageFacts:
 class MaskFacts:
     """What is known of a mask."""
 
-    path: Path
+    path: Label
     size: tuple[int, int] | None
     counts: dict[int, int] = field(default_factory=dict)  # value -> pixels
     digest: str = ""
@@ -45,17 +45,17 @@ def scan_image(path: Path) -> ImageFacts:
     return ImageFacts(path, displayed_size(image), _digest(path), orientation(image))
 
 
-def scan_mask(path: Path) -> MaskFacts:
-    """Decode one mask, count its values and hash its bytes."""
+def scan_mask(label: Label) -> MaskFacts:
+    """Read one label, count its values and hash it."""
     try:
-        turned = orientation(open_image(path))
-        values = read_values(path)
+        turned = label.turned()
+        values = label.read()
     except FileError as error:
-        return MaskFacts(path, None, error=error)
+        return MaskFacts(label, None, error=error)
     counts = np.bincount(values.ravel(), minlength=1)
     ids = {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
     height, width = values.shape
-    return MaskFacts(path, (height, width), ids, _digest(path), turned)
+    return MaskFacts(label, (height, width), ids, label.digest(values), turned)
 
 
 def _digest(path: Path) -> str:
@@ -64,15 +64,15 @@ def _digest(path: Path) -> str:
 
 def scan_all(
     images: Iterable[Path],
-    masks: Iterable[Path],
+    masks: Iterable[Label],
     workers: int | None = None,
     progress: Callable[[], None] | None = None,
-) -> tuple[dict[Path, ImageFacts], dict[Path, MaskFacts]]:
+) -> tuple[dict[Path, ImageFacts], dict[Label, MaskFacts]]:
     """Scan all files in threads (Pillow decodes outside the interpreter's lock).
 
     Args:
         images: image files.
-        masks: mask files.
+        masks: labels; one that is given twice is scanned once.
         workers: threads; by default as many as processors.
         progress: called after each file.
     """
@@ -83,13 +83,13 @@ def scan_all(
             progress()
         return facts
 
-    def scanned_mask(path: Path) -> MaskFacts:
-        facts = scan_mask(path)
+    def scanned_mask(label: Label) -> MaskFacts:
+        facts = scan_mask(label)
         if progress:
             progress()
         return facts
 
     with ThreadPoolExecutor(workers or cpu_count() or 1) as pool:
-        image_facts = pool.map(scanned_image, images)
-        mask_facts = pool.map(scanned_mask, masks)
+        image_facts = pool.map(scanned_image, dict.fromkeys(images))
+        mask_facts = pool.map(scanned_mask, dict.fromkeys(masks))
         return {f.path: f for f in image_facts}, {f.path: f for f in mask_facts}

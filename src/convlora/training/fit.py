@@ -18,6 +18,8 @@ from convlora.data.augment import AugmentConfig
 from convlora.data.check import check_dataset
 from convlora.data.dataset import SegmentationDataset
 from convlora.data.layout import DataSet
+from convlora.data.splits import FILE as RECORD
+from convlora.data.splits import read_record, record_splits
 from convlora.errors import ConfigError
 from convlora.inference.predictor import autocast_dtype
 from convlora.model import Segmenter, default_head
@@ -53,7 +55,8 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
     Raises:
         ConfigError, DataError, WeightsError: before any training, with what to change.
     """
-    report = check_dataset(config.data, classes=config.classes)
+    record = read_record(config.out) if resume else None
+    report = check_dataset(config.data, classes=config.classes, palette=config.palette, record=record)
     report.raise_if_errors()
     dataset = report.dataset
     check_metric(config.metric, dataset.classes)
@@ -167,8 +170,7 @@ class _Run:
         (out / "config.yaml").write_text(self.config.to_yaml())
         environment = describe_environment(self.accelerator.device, self.accelerator.mixed_precision)
         (out / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
-        stems = {split: [pair.stem for pair in pairs] for split, pairs in self.dataset.splits.items()}
-        (out / "split.json").write_text(json.dumps(stems, indent=2) + "\n")
+        (out / RECORD).write_text(record_splits(self.dataset))
 
     def _introduce(self) -> None:
         config, trained = self.segmenter.config, self.segmenter.count_parameters()

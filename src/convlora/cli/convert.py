@@ -1,0 +1,27 @@
+"""Command convert: any readable data set in the plain layout."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convlora.cli.data import Classes, Data, PaletteFile, split_names
+
+
+def convert(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder to write; must be empty or new.")],
+    palette: PaletteFile = None,
+    classes: Classes = None,
+    seed: Annotated[int, typer.Option(help="Of the split, where the data has none.")] = 0,
+) -> None:
+    """Write DATA as {train,val,test}/{images,masks} with masks of class ids, and classes.txt."""
+    from convlora.data.convert import convert_dataset
+
+    written = convert_dataset(data, out, palette=palette, classes=split_names(classes), split_seed=seed)
+    for line in written.warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    counts = ", ".join(f"{count} {split}" for split, count in written.counts.items())
+    print(f"Wrote {counts} images with masks of {len(written.classes)} classes to {out}.")
+    print(f"Next: convlora train {out} --out RUN")

@@ -1,0 +1,89 @@
+"""Names of the classes, id 0 first."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from convlora.errors import DataError
+
+
+def read_class_names(root: Path) -> tuple[str, ...] | None:
+    """Names from classes.txt (a line each, id 0 first) or data.yaml (`names`), or None.
+
+    Raises:
+        DataError: the file is not in that form.
+    """
+    if lines := read_class_lines(root):
+        return lines
+    for file in (root / "data.yaml", root / "data.yml"):
+        if file.is_file():
+            return check_names(names_in_yaml(read_mapping(file), file), file)
+    return None
+
+
+def read_class_lines(root: Path) -> tuple[str, ...] | None:
+    """Names from classes.txt, or None.
+
+    Raises:
+        DataError: the file is not in that form.
+    """
+    file = root / "classes.txt"
+    return check_names(_names_in_lines(file), file) if file.is_file() else None
+
+
+def check_names(names: Iterable[object], source: Path | str) -> tuple[str, ...]:
+    """Check that there are 2 to 255 different names.
+
+    Raises:
+        DataError: there are not.
+    """
+    listed = tuple(str(name).strip() for name in names)
+    twice = sorted({name for name in listed if listed.count(name) > 1})
+    if twice:
+        raise DataError(f"{source} names the class '{twice[0]}' more than once; names must differ.")
+    if not 2 <= len(listed) <= 255:
+        raise DataError(
+            f"{source} names {len(listed)} classes; there must be 2 to 255, id 0 (often 'background') first."
+        )
+    return listed
+
+
+def read_mapping(file: Path) -> dict[object, object]:
+    """Read a YAML file of keys and values; another content gives an empty mapping.
+
+    Raises:
+        DataError: the file is not valid YAML.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is not valid YAML: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def names_in_yaml(content: dict[object, object], file: Path) -> list[object]:
+    """`names` of a data.yaml: a list, or a mapping from ids.
+
+    Raises:
+        DataError: it is neither.
+    """
+    names = content.get("names")
+    if isinstance(names, list):
+        return names
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
+        return [names[i] for i in range(len(names))]
+    raise DataError(f"{file} must hold 'names': a list, or ids 0, 1, 2, ... with a name each.")
+
+
+def _names_in_lines(file: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().split("\n")]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text: {error}. Save it as UTF-8.") from error
+    if "" in lines and any(lines):
+        raise DataError(
+            f"{file}: line {lines.index('') + 1} is empty, and the line's place is the class's id. "
+            "Name the class, or delete the line if no mask uses the id."
+        )
+    return [line for line in lines if line]

@@ -1,0 +1,88 @@
+"""Write any readable data set in the plain layout: {train,val,test}/{images,masks} and classes.txt."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from convlora.data.check import check_dataset
+from convlora.data.labels import read_label
+from convlora.data.layout import DataSet, Pair
+from convlora.data.masks import save_mask
+from convlora.errors import DataError
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written.
+
+    Args:
+        counts: images of each split.
+        classes: names, id 0 first.
+        warnings: what the check of the data had to say.
+    """
+
+    counts: dict[str, int]
+    classes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def convert_dataset(
+    data: Path,
+    out: Path,
+    *,
+    palette: Path | None = None,
+    classes: Sequence[str] | None = None,
+    split_seed: int = 0,
+    progress: Callable[[], None] | None = None,
+) -> Converted:
+    """Check a data set and write it anew: images byte for byte, masks as PNGs of class ids.
+
+    Data without splits gets the same ones as in a training. Nothing is written where the data has errors.
+
+    Args:
+        data: whatever `check_dataset` reads.
+        out: new or empty folder.
+        palette: see `check_dataset`.
+        classes: see `check_dataset`.
+        split_seed: see `check_dataset`.
+        progress: called after each file that was checked.
+
+    Raises:
+        DataError: the data has errors, or `out` holds something or is inside the data.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is not empty. Give a new folder, or empty it.")
+    report = check_dataset(
+        data, classes, palette=palette, splits=(), split_seed=split_seed, progress=progress
+    )
+    report.raise_if_errors()
+    dataset = report.dataset
+    for split, pairs in dataset.splits.items():
+        _check_names(pairs, split)
+    for split, pairs in dataset.splits.items():
+        for pair in pairs:
+            _write(pair, dataset, out / split)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "classes.txt").write_text("\n".join(dataset.classes) + "\n", encoding="utf-8")
+    counts = {split: len(pairs) for split, pairs in dataset.splits.items()}
+    return Converted(counts, dataset.classes, tuple(map(str, report.warnings)))
+
+
+def _check_names(pairs: Sequence[Pair], split: str) -> None:
+    """Names that would be one file on a file system that ignores case."""
+    first: dict[str, Pair] = {}
+    for pair in pairs:
+        known = first.setdefault(pair.stem.lower(), pair)
+        if known is not pair:
+            raise DataError(
+                f"{known.image} and {pair.image} would both be {split}/images/{pair.stem}. Rename one "
+                "of them."
+            )
+
+
+def _write(pair: Pair, dataset: DataSet, folder: Path) -> None:
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(pair.image, folder / "images" / f"{pair.stem}{pair.image.suffix}")
+    save_mask(folder / "masks" / f"{pair.stem}.png", read_label(pair.mask, dataset.encoding))

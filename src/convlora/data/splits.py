@@ -1,0 +1,117 @@
+"""The splits that a run was trained with: recorded in split.json, and kept to ever after."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from convlora.data.layout import DataSet, Pair
+from convlora.data.report import Problem
+from convlora.data.source import error, warning
+from convlora.errors import DataError
+
+FILE = "split.json"
+OTHER_DATA = "other-data"  # code of the warning that the run's splits do not apply
+_LENGTH = 16  # hexadecimal digits of a recorded hash
+
+
+@dataclass(frozen=True)
+class Record:
+    """Names and hashes of the images of each split of a run.
+
+    Args:
+        file: split.json.
+        splits: split -> name -> start of the image's hash; '' where an old record has none.
+    """
+
+    file: Path
+    splits: dict[str, dict[str, str]]
+
+
+def record_splits(dataset: DataSet) -> str:
+    """Text of split.json: of each split, the names of its images with the start of their SHA-256."""
+    content = {
+        split: {pair.stem: dataset.digests[pair.image][:_LENGTH] for pair in pairs}
+        for split, pairs in dataset.splits.items()
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record of a run folder, or of the run folder that an adapter folder is in; None without one.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    file = next((place / FILE for place in (folder, folder.parent) if (place / FILE).is_file()), None)
+    if file is None:
+        return None
+    try:
+        content = json.loads(file.read_text())
+        splits = {
+            str(split): dict(names) if isinstance(names, dict) else dict.fromkeys(map(str, names), "")
+            for split, names in content.items()
+        }
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as problem:
+        raise DataError(
+            f"{file} is damaged: {problem}. It holds the names of the images of each split."
+        ) from problem
+    return Record(file, splits)
+
+
+def follow_record(
+    pairs: Sequence[Pair], record: Record, digests: Mapping[Path, str]
+) -> tuple[dict[str, list[Pair]] | None, list[Problem]]:
+    """Split pairs as a run did: by name, and renamed images by their content.
+
+    Returns:
+        The splits, or None where the data has no image of the record; and what has changed.
+    """
+    by_name = {name: split for split, names in record.splits.items() for name in names}
+    by_digest = {d: split for split, names in record.splits.items() for d in names.values() if d}
+    splits: dict[str, list[Pair]] = {split: [] for split in record.splits}
+    new: list[Pair] = []
+    for pair in pairs:
+        # content first: a training image under the name of a test image is still a training image
+        split = by_digest.get(digests[pair.image][:_LENGTH]) or by_name.get(pair.stem)
+        if split is None:
+            new.append(pair)
+        else:
+            splits[split].append(pair)
+    if not any(splits.values()):
+        found = f"no image is one of those that {record.file} lists: this is other data than the run's"
+        rule = "Data without split folders is split by a seed, and only a part of it is used."
+        fix = "To score all of it, move it to test/images and test/masks."
+        return None, [warning(OTHER_DATA, "images", found, rule, fix)]
+    return splits, list(_tell_changes(splits, new, record, digests))
+
+
+def check_unseen(dataset: DataSet, split: str, record: Record) -> Iterator[Problem]:
+    """Images of a split to be scored that the run was trained on, told by their content."""
+    names = {d: name for name, d in record.splits.get("train", {}).items() if d}
+    seen = [p for p in dataset.splits.get(split, []) if dataset.digests[p.image][:_LENGTH] in names]
+    if split != "train" and seen:
+        found = (
+            f"{len(seen)} images of the split '{split}' are training images of the run, first {seen[0].image}"
+        )
+        rule = f"The run was trained on what {record.file} lists; scores on it would be too good."
+        yield error("trained-on", split, found, rule, "Remove them, or score the split 'train'.")
+
+
+def _tell_changes(
+    splits: Mapping[str, Sequence[Pair]], new: Sequence[Pair], record: Record, digests: Mapping[Path, str]
+) -> Iterator[Problem]:
+    rule = f"The splits are those of the run ({record.file})."
+    if new:
+        found = f"{len(new)} images have come since the run, first {new[0].image.name}; they are in no split"
+        yield warning("new-images", "images", found, rule, "Train anew to use them.")
+    count = sum(len(names) for names in record.splits.values())
+    gone = count - sum(len(pairs) for pairs in splits.values())
+    if gone > 0:
+        found = f"{gone} of the {count} images of the run are gone"
+        yield warning("missing-images", "images", found, rule, "Scores are of those that are left.")
+    known = {d for names in record.splits.values() for d in names.values()}
+    changed = [p for pairs in splits.values() for p in pairs if digests[p.image][:_LENGTH] not in known]
+    if changed and "" not in known:
+        found = f"{len(changed)} images are not the files they were in the run, first {changed[0].image.name}"
+        yield warning("changed-images", "images", found, rule, "Their names decide the split.")
