@@ -32,9 +32,10 @@ SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"),
 #: Names that the folder of the masks may have; 'masks' comes first, of the others there must be one only.
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "gt", "ground_truth")
 LAYOUT_HELP = (
-    "A data folder holds {train,val,test}/{images,masks}/NAME.png, or {images,masks}/{train,val,test}/NAME.png"
-    ", or {images,masks}/NAME.png without splits; an image and its mask have the same NAME. Also read: a table "
-    "data.csv, COCO json, YOLO polygons with data.yaml (see docs/data.md)"
+    "A data folder holds {train,val,test}/{images,masks}/NAME.png, "
+    "or {images,masks}/{train,val,test}/NAME.png, or {images,masks}/NAME.png without splits; "
+    "an image and its mask have the same NAME. "
+    "Also read: a table data.csv, COCO json, YOLO polygons with data.yaml (see docs/data.md)"
 )
 
 
