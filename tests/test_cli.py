@@ -62,7 +62,17 @@ def test_help_and_version_load_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("check", "train", "evaluate", "predict", "methods", "backbones", "info", "sample"):
+    for command in (
+        "check",
+        "convert",
+        "train",
+        "evaluate",
+        "predict",
+        "methods",
+        "backbones",
+        "info",
+        "sample",
+    ):
         assert f"  {command} " in done.stdout
     version = subprocess.run(
         [
@@ -77,7 +87,9 @@ def test_help_and_version_load_no_torch():
     assert version.stdout.startswith("convlora ")
 
 
-@pytest.mark.parametrize("command", ["check", "train", "evaluate", "predict", "methods", "info", "pretrain"])
+@pytest.mark.parametrize(
+    "command", ["check", "convert", "train", "evaluate", "predict", "methods", "info", "pretrain"]
+)
 def test_every_command_has_help(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0

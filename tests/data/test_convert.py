@@ -93,6 +93,14 @@ def test_a_folder_with_content_is_left_alone(tmp_path):
     assert not (data / "train").exists()
 
 
+def test_a_place_that_cannot_be_written(tmp_path):
+    data = write_table(tmp_path / "data")
+    with pytest.raises(
+        DataError, match=r"new cannot be written: .* What is there is not complete: delete it"
+    ):
+        convert_dataset(data, data / "data.csv" / "new")
+
+
 def test_nothing_is_written_of_bad_data(tmp_path):
     data = write_table(tmp_path / "data")
     (data / "truth" / "val1_mask.png").unlink()

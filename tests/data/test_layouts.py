@@ -92,6 +92,13 @@ def test_a_yaml_of_names_beside_masks_is_no_yolo(data):
     assert "folders of the splits" in report.statistics["layout"]
 
 
+@pytest.mark.parametrize("name", ["pairs.csv", "instances.json"])
+def test_a_file_of_another_name_is_pointed_to(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match=rf"If {name} tells the data, give .*{name} as DATA"):
+        check_dataset(tmp_path)
+
+
 def test_a_file_of_another_kind(data):
     (data / "list.xlsx").write_text("")
     with pytest.raises(

@@ -191,6 +191,12 @@ def test_a_yaml_without_images(tmp_path):
         check_dataset(tmp_path / "data.yaml")
 
 
+def test_classes_txt_as_yolo_writes_it(data):
+    """Without the background that is added here."""
+    (data / "classes.txt").write_text("cat\ndog\n")
+    assert check_dataset(data).dataset.classes == ("background", "cat", "dog")
+
+
 def test_without_a_yaml(data):
     (data / "data.yaml").unlink()
     with pytest.raises(DataError, match=r"Its labels/ holds text: for YOLO polygons, write data.yaml"):

@@ -49,7 +49,7 @@ def convert_dataset(
         progress: called after each file that was checked.
 
     Raises:
-        DataError: the data has errors, or `out` holds something or is inside the data.
+        DataError: the data has errors, `out` holds something or cannot be written, or two names clash.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not empty. Give a new folder, or empty it.")
@@ -60,11 +60,13 @@ def convert_dataset(
     dataset = report.dataset
     for split, pairs in dataset.splits.items():
         _check_names(pairs, split)
-    for split, pairs in dataset.splits.items():
-        for pair in pairs:
-            _write(pair, dataset, out / split)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "classes.txt").write_text("\n".join(dataset.classes) + "\n", encoding="utf-8")
+    try:
+        _write(dataset, out)
+    except OSError as error:
+        raise DataError(
+            f"{out} cannot be written: {error}. What is there is not complete: delete it, make "
+            "room, try again."
+        ) from error
     counts = {split: len(pairs) for split, pairs in dataset.splits.items()}
     return Converted(counts, dataset.classes, tuple(map(str, report.warnings)))
 
@@ -81,8 +83,12 @@ def _check_names(pairs: Sequence[Pair], split: str) -> None:
             )
 
 
-def _write(pair: Pair, dataset: DataSet, folder: Path) -> None:
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(pair.image, folder / "images" / f"{pair.stem}{pair.image.suffix}")
-    save_mask(folder / "masks" / f"{pair.stem}.png", read_label(pair.mask, dataset.encoding))
+def _write(dataset: DataSet, out: Path) -> None:
+    for split, pairs in dataset.splits.items():
+        for kind in ("images", "masks"):
+            (out / split / kind).mkdir(parents=True)
+        for pair in pairs:
+            shutil.copyfile(pair.image, out / split / "images" / f"{pair.stem}{pair.image.suffix}")
+            ids = read_label(pair.mask, dataset.encoding)
+            save_mask(out / split / "masks" / f"{pair.stem}.png", ids)
+    (out / "classes.txt").write_text("\n".join(dataset.classes) + "\n", encoding="utf-8")

@@ -55,7 +55,13 @@ def _read_file(file: Path) -> Source:
 
 
 def _read_folders(root: Path) -> Source:
-    folders = find_folders(root)
+    try:
+        folders = find_folders(root)
+    except DataError as error:
+        files = sorted([*root.glob("*.csv"), *root.glob("*.json")])
+        if files:
+            raise DataError(f"{error} If {files[0].name} tells the data, give {files[0]} as DATA.") from error
+        raise
     if folders[0].split == "all":
         layout = "images and masks in folders, without splits"
     elif (root / "images").is_dir():
