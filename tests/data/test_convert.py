@@ -23,6 +23,15 @@ def colours(root):
     return root
 
 
+def coloured_table(root):
+    write_table(root)
+    for path in (root / "truth").iterdir():
+        ids = np.array(Image.open(path))
+        Image.fromarray(np.stack([ids * 200, ids * 9, ids], axis=-1)).save(path)
+    (root / "palette.txt").write_text("0 0 0 background\n200 9 1 cat\n")
+    return root
+
+
 def binary_255(root):
     write_shapes(root, 2, {"train": 3, "val": 2})
     for path in root.rglob("masks/*.png"):
@@ -36,6 +45,7 @@ FORMS = {
     "table": write_table,
     "table without splits": lambda root: write_table(root, split=False),
     "palette": colours,
+    "palette and table": coloured_table,
     "0 and 255": binary_255,
 }
 

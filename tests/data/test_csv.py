@@ -146,6 +146,7 @@ def test_another_encoding(data):
             "repeated-mask",
             "train1_mask.png was in line 3 already",
         ),
+        ("truth/../pictures/train0.png,truth/new.png,train", "repeated-image", "was in line 2 already"),
         ("a, b.png,truth/new.png,train", "bad-row", "4 cells, but 3 columns.* between quotes"),
     ],
 )

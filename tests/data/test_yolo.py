@@ -203,6 +203,12 @@ def test_without_a_yaml(data):
         check_dataset(data)
 
 
+def test_a_folder_images_further_up(data, tmp_path):
+    """Only the last 'images' of the path stands for 'labels'."""
+    root = shutil.copytree(data, tmp_path / "images" / "mine")
+    np.testing.assert_array_equal(first_ids(check_dataset(root).dataset), expected())
+
+
 def test_one_name_in_two_folders(tmp_path):
     for name in ("a", "b"):
         write_image(tmp_path / "images" / "train" / name / "1.png", seed=ord(name))
