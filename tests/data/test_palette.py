@@ -13,7 +13,7 @@ from convlora.data.images import FileError
 from convlora.data.labels import MaskFile, read_label
 from convlora.data.palette import count_colours, draft, read_colours, read_palette
 from convlora.errors import DataError
-from small import write_shapes, write_yolo
+from small import write_shapes, write_table, write_yolo
 
 COLOURS = np.array([(0, 0, 0), (220, 20, 60), (0, 0, 142)], np.uint8)
 TEXT = "0 0 0 background\n220 20 60 disc\n#00008e bar\n"
@@ -180,6 +180,13 @@ def test_without_a_palette_one_is_drafted(data):
     assert sum(pixels) == sizes
     (data / "palette.txt").write_text("\n".join(lines))  # it can be used as it is
     assert check_dataset(data).dataset.classes == ("class0", "class1", "class2")
+
+
+def test_the_draft_of_a_table_names_the_table(tmp_path):
+    data = write_table(tmp_path)
+    Image.fromarray(COLOURS[np.eye(20, 30, dtype=int)]).save(data / "truth" / "train0_mask.png")
+    with pytest.raises(DataError, match=r"(?s)into .*/palette.txt with.*Then: convlora check .*/data.csv"):
+        check_dataset(data / "data.csv").raise_if_errors()
 
 
 def test_a_draft_ends_somewhere(tmp_path):

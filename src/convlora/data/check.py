@@ -68,7 +68,7 @@ def check_dataset(
     scanned = Scanned(folders, images, masks)
     report = Report()
     report.problems += source.problems
-    report.problems += _join_colour_masks(check_files(scanned), scanned, source.base)
+    report.problems += _join_colour_masks(check_files(scanned), scanned, source.base, root)
     encoding, problems = _encoding(source, colours, scanned, names)
     report.problems += problems
     names = names or ("background", "foreground")
@@ -143,7 +143,9 @@ def _encoding(
     return find_encoding(scanned, names)
 
 
-def _join_colour_masks(problems: Iterable[Problem], scanned: Scanned, base: Path) -> Iterator[Problem]:
+def _join_colour_masks(
+    problems: Iterable[Problem], scanned: Scanned, base: Path, root: Path
+) -> Iterator[Problem]:
     """All colour masks as one problem, with the palette to fill in; bad lines of labels were told before."""
     coloured: list[Problem] = []
     for problem in problems:
@@ -158,7 +160,7 @@ def _join_colour_masks(problems: Iterable[Problem], scanned: Scanned, base: Path
         fix = (
             f"Write this into {base / PALETTE} with your names, id 0 first ('ignore' leaves pixels out; one "
             f"name may have several colours), or into another file for --palette FILE:\n{draft(counted)}\n"
-            f"Then: convlora check {base}"
+            f"Then: convlora check {root}"
         )
         yield replace(first, found=first.found + more, fix=fix)
 
