@@ -16,6 +16,7 @@ from convlora.data.check import check_dataset
 from convlora.data.images import read_image
 from convlora.data.labels import read_label
 from convlora.data.layout import DataSet, Pair
+from convlora.data.progress import show_progress
 from convlora.data.report import Problem, Report
 from convlora.data.splits import check_unseen, read_record
 from convlora.inference.drawing import comparison, stack_rows
@@ -96,7 +97,9 @@ def evaluate_run(
 def _check(run: str | Path, data: Path, classes: list[str], split: str, palette: Path | None) -> Report:
     """Check the data, with the splits of the run; warnings go to standard error."""
     record = read_record(Path(run))
-    report = check_dataset(data, classes=classes, palette=palette, splits=(split,), record=record)
+    report = check_dataset(
+        data, classes=classes, palette=palette, splits=(split,), record=record, progress=show_progress
+    )
     if record is not None and report.found is not None:
         report.problems += check_unseen(report.found, split, record)
     if record is None and report.found is not None and report.found.by_seed:

@@ -211,7 +211,7 @@ def test_bad_annotations_are_named_by_id(data, change, code, message):
     with pytest.raises(
         DataError, match=rf"(?s)\[{code}\] .*_annotations.coco.json, annotation 100: .*{message}"
     ):
-        check_dataset(data).raise_if_errors()
+        check_dataset(data).raise_if_errors().raise_if_errors()
 
 
 def test_boxes_are_not_masks(data):
@@ -265,20 +265,20 @@ def test_images_and_files(data):
 def test_bad_files(data, change, message):
     edit(data, change)
     with pytest.raises(DataError, match=message):
-        check_dataset(data)
+        check_dataset(data).raise_if_errors()
 
 
 def test_a_category_called_background(data):
     for split in ("train", "val", "test"):
         edit(data, lambda c: c["categories"][0].update(name="Background"), split)
     with pytest.raises(DataError, match="names the class 'Background', but id 0 'background' is added"):
-        check_dataset(data)
+        check_dataset(data).raise_if_errors()
 
 
 def test_no_json(data):
     json_of(data).write_text("{")
     with pytest.raises(DataError, match="is not valid JSON"):
-        check_dataset(data)
+        check_dataset(data).raise_if_errors()
 
 
 def test_names_that_say_no_split(tmp_path):
@@ -287,14 +287,14 @@ def test_names_that_say_no_split(tmp_path):
     with pytest.raises(
         DataError, match=r"holds mine.json; no name says a split.*instances_\{train,val,test\}"
     ):
-        check_dataset(tmp_path)
+        check_dataset(tmp_path).raise_if_errors()
 
 
 def test_two_files_of_one_split(data):
     (data / "training").mkdir()
     json_of(data, "training").write_text("{}")
     with pytest.raises(DataError, match="are both of the split 'train'"):
-        check_dataset(data)
+        check_dataset(data).raise_if_errors()
 
 
 def test_classes_of_another_name(data):
@@ -302,7 +302,7 @@ def test_classes_of_another_name(data):
     with pytest.raises(
         DataError, match=r"names the classes background, cat, dog, but the classes asked for are"
     ):
-        check_dataset(data, ["background", "dog", "cat"])
+        check_dataset(data, ["background", "dog", "cat"]).raise_if_errors()
     (data / "classes.txt").write_text("cat\nhorse\n")
     with pytest.raises(DataError, match=r"classes.txt says cat, horse. Both must be the same"):
-        check_dataset(data)
+        check_dataset(data).raise_if_errors()

@@ -109,13 +109,13 @@ def test_fingerprint_follows_the_labels(data):
 def test_tables_that_cannot_be_read(data, change, message):
     edit(data, change)
     with pytest.raises(DataError, match=message):
-        check_dataset(data)
+        check_dataset(data).raise_if_errors()
 
 
 def test_another_encoding(data):
     table(data).write_bytes(table(data).read_text().encode() + "pictures/bär.png".encode("latin-1"))
     with pytest.raises(DataError, match=r"data.csv, line 11 is not UTF-8 text: .* Save the table as UTF-8"):
-        check_dataset(data)
+        check_dataset(data).raise_if_errors()
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_bad_rows_are_named_by_line(data, row, code, message):
     (data / "truth" / "new.png").write_bytes((data / "truth" / "train0_mask.png").read_bytes())
     edit(data, lambda text: text + row + "\n")
     with pytest.raises(DataError, match=rf"(?s)1 errors.*\[{code}\] .*data.csv, line 11: .*{message}"):
-        check_dataset(data).raise_if_errors()
+        check_dataset(data).raise_if_errors().raise_if_errors()
 
 
 def test_all_bad_rows_in_one_run(data):

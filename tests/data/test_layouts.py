@@ -35,7 +35,7 @@ def test_splits_inside_of_one_only(data, tmp_path, gone, other):
     root = inside_out(data, tmp_path / "inside")
     shutil.rmtree(root / gone / "val")
     with pytest.raises(DataError, match=rf"{other} has a folder 'val', but .*{gone} has none"):
-        check_dataset(root)
+        check_dataset(root).raise_if_errors()
 
 
 def test_splits_inside_and_loose_images(data, tmp_path):
@@ -44,7 +44,7 @@ def test_splits_inside_and_loose_images(data, tmp_path):
     with pytest.raises(
         DataError, match=r"folders of splits, but also 1 images of its own, such as train_00.png"
     ):
-        check_dataset(root)
+        check_dataset(root).raise_if_errors()
 
 
 @pytest.mark.parametrize("name", ["mask", "labels", "annotations", "gt", "ground_truth"])
@@ -64,7 +64,7 @@ def test_two_names_of_the_masks(data):
     with pytest.raises(
         DataError, match=r"train holds labels and gt, and any of them could be the masks. Name the"
     ):
-        check_dataset(data)
+        check_dataset(data).raise_if_errors()
     shutil.copytree(data / "train" / "gt", data / "train" / "masks")  # the documented name wins
     assert check_dataset(data).ok
 
@@ -82,7 +82,7 @@ def test_two_layouts_in_one_folder(data, write, name):
     with pytest.raises(
         DataError, match=rf"could be read as {name} or as folders of images and masks. Give the file"
     ):
-        check_dataset(data)
+        check_dataset(data).raise_if_errors()
 
 
 def test_a_yaml_of_names_beside_masks_is_no_yolo(data):
@@ -96,7 +96,7 @@ def test_a_yaml_of_names_beside_masks_is_no_yolo(data):
 def test_a_file_of_another_name_is_pointed_to(tmp_path, name):
     (tmp_path / name).write_text("")
     with pytest.raises(DataError, match=rf"If {name} tells the data, give .*{name} as DATA"):
-        check_dataset(tmp_path)
+        check_dataset(tmp_path).raise_if_errors()
 
 
 def test_a_file_of_another_kind(data):
@@ -104,4 +104,4 @@ def test_a_file_of_another_kind(data):
     with pytest.raises(
         DataError, match=r"list.xlsx is a file, but none that data is read from: .csv \(a table\)"
     ):
-        check_dataset(data / "list.xlsx")
+        check_dataset(data / "list.xlsx").raise_if_errors()

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ def test_jpeg_masks_are_told_apart(data):
     with pytest.raises(
         DataError, match=r"(?s)colours that .* does not name.*JPEG changes colours: save the mask"
     ):
-        check_dataset(data).raise_if_errors()
+        check_dataset(data).raise_if_errors().raise_if_errors()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
@@ -169,7 +170,11 @@ def test_ids_with_a_palette_are_an_error(tmp_path):
 def test_without_a_palette_one_is_drafted(data):
     (data / "palette.txt").unlink()
     report = check_dataset(data)
-    (problem,) = [p for p in report.errors if p.code == "colour-mask"]
+    problem, *others = [p for p in report.errors if p.code == "colour-mask"]
+    assert len({problem.file, *(p.file for p in others)}) == 8
+    assert {p.fix for p in others} == {
+        f"The palette that is drafted for {Path(problem.file).name} has these colours too."
+    }
     assert "(8 of 8 masks hold colours)" in problem.found
     assert f"Then: convlora check {data}" in problem.fix
     assert "--palette FILE" in problem.fix
@@ -186,7 +191,7 @@ def test_the_draft_of_a_table_names_the_table(tmp_path):
     data = write_table(tmp_path)
     Image.fromarray(COLOURS[np.eye(20, 30, dtype=int)]).save(data / "truth" / "train0_mask.png")
     with pytest.raises(DataError, match=r"(?s)into .*/palette.txt with.*Then: convlora check .*/data.csv"):
-        check_dataset(data / "data.csv").raise_if_errors()
+        check_dataset(data / "data.csv").raise_if_errors().raise_if_errors()
 
 
 def test_a_draft_ends_somewhere(tmp_path):
@@ -204,10 +209,10 @@ def test_names_are_the_palettes(data, tmp_path):
     with pytest.raises(
         DataError, match=r"palette.txt names the classes background, disc, bar, but the classes asked"
     ):
-        check_dataset(data, ["background", "bar", "disc"])
+        check_dataset(data, ["background", "bar", "disc"]).raise_if_errors()
     (data / "classes.txt").write_text("a\nb\n")
     with pytest.raises(DataError, match=r"but .*classes.txt says a, b. Both must be the same"):
-        check_dataset(data)
+        check_dataset(data).raise_if_errors()
 
 
 def test_a_palette_without_masks(tmp_path):
@@ -216,7 +221,7 @@ def test_a_palette_without_masks(tmp_path):
     with pytest.raises(
         DataError, match=r"is for mask files, but the data is YOLO polygons, .* Leave the palette out"
     ):
-        check_dataset(root)
+        check_dataset(root).raise_if_errors()
 
 
 def test_fingerprint_follows_the_palette(data):

@@ -115,7 +115,7 @@ def test_a_missing_or_empty_file_is_an_empty_mask(data):
 def test_no_label_file_at_all(data):
     shutil.rmtree(data / "train" / "labels")
     with pytest.raises(DataError, match=r"none of the 3 images has a label file.*folder 'labels'"):
-        check_dataset(data).raise_if_errors()
+        check_dataset(data).raise_if_errors().raise_if_errors()
 
 
 POLYGON = "0 0.1 0.1 0.5 0.1 0.5 0.5"
@@ -163,7 +163,7 @@ def test_rounded_coordinates_at_the_border(data):
 def test_labels_that_are_no_text(data):
     label(data).write_bytes(b"0 \xff\xfe")
     with pytest.raises(DataError, match=r"train0.txt: is not UTF-8 text"):
-        check_dataset(data).raise_if_errors()
+        check_dataset(data).raise_if_errors().raise_if_errors()
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ def test_bad_yaml(data, text, message):
     (data / "data.yaml").write_text(text)
     (data / "list.txt").write_text("train/images/train0.png\nlost.png\n")
     with pytest.raises(DataError, match=message):
-        check_dataset(data)
+        check_dataset(data).raise_if_errors()
 
 
 def test_a_yaml_without_images(tmp_path):
     (tmp_path / "data.yaml").write_text("names: [cat]\n")
     with pytest.raises(DataError, match="names no folder of images, and none is beside it"):
-        check_dataset(tmp_path / "data.yaml")
+        check_dataset(tmp_path / "data.yaml").raise_if_errors()
 
 
 def test_classes_txt_as_yolo_writes_it(data):
@@ -200,7 +200,7 @@ def test_classes_txt_as_yolo_writes_it(data):
 def test_without_a_yaml(data):
     (data / "data.yaml").unlink()
     with pytest.raises(DataError, match=r"Its labels/ holds text: for YOLO polygons, write data.yaml"):
-        check_dataset(data)
+        check_dataset(data).raise_if_errors()
 
 
 def test_a_folder_images_further_up(data, tmp_path):

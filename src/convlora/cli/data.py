@@ -35,8 +35,9 @@ def check(
 ) -> None:
     """Find every problem in the data, by file, with the fix. Exit code 1 if there are errors."""
     from convlora.data.check import check_dataset
+    from convlora.data.progress import show_progress
 
-    report = check_dataset(data, classes=split_names(classes), palette=palette)
+    report = check_dataset(data, classes=split_names(classes), palette=palette, progress=show_progress)
     print(report.to_json() if as_json else report.to_text())
     if not report.ok:
         raise typer.Exit(1)

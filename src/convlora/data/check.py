@@ -1,20 +1,22 @@
 """The data doctor: every problem in a data set, by file, in one run, with the rule and the fix."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from convlora.data.check_files import Scanned, check_copies, check_files
+from convlora.data.check_folders import check_folders, rename_hint, renames
+from convlora.data.check_names import class_names
 from convlora.data.check_values import check_training, check_values, find_encoding
-from convlora.data.classes import check_names, read_class_lines, read_class_names
 from convlora.data.find import find_source
 from convlora.data.labels import Label, MaskFile
 from convlora.data.layout import DataSet, Folder, Pair, fingerprint, pair_by_stem, split_pairs
 from convlora.data.masks import MaskEncoding
 from convlora.data.palette import FILE as PALETTE
 from convlora.data.palette import Palette, count_colours, draft, find_palette
+from convlora.data.progress import ShowProgress, no_progress
 from convlora.data.report import Problem, Report
 from convlora.data.scan import ImageFacts, MaskFacts, scan_all
 from convlora.data.source import Source
@@ -23,6 +25,8 @@ from convlora.data.yolo import BAD_LINE
 from convlora.errors import DataError
 
 __all__ = ["Problem", "Report", "check_dataset"]
+
+_MORE = "Add pairs, or make the folders train and val."
 
 
 def check_dataset(
@@ -34,7 +38,7 @@ def check_dataset(
     split_seed: int = 0,
     record: Record | None = None,
     workers: int | None = None,
-    progress: Callable[[], None] | None = None,
+    progress: ShowProgress = no_progress,
 ) -> Report:
     """Check a data set without stopping at the first problem.
 
@@ -47,18 +51,22 @@ def check_dataset(
         split_seed: of the split that is made where the data has none.
         record: splits of a run, which are taken in place of a new one.
         workers: threads.
-        progress: called after each file.
+        progress: shows how far it is; see `show_progress`.
 
     Returns:
-        The report; its `dataset` can be used where there are no errors.
-
-    Raises:
-        DataError: the layout, the palette or the class names are wrong altogether.
+        The report; its `dataset` can be used where there are no errors. Where layout, palette or class names
+        are wrong altogether, it tells what could be told without them.
     """
-    source = find_source(root)
-    colours = find_palette(source.base, palette)
-    names = _class_names(source, colours, classes)
-    folders = _with_palette(source, colours)
+    report = Report()
+    try:
+        source = find_source(root)
+    except (DataError, OSError) as error:
+        told = Problem.of_error("layout", _named(root, error), error)
+        fix = " ".join(part for part in (rename_hint(root), told.fix) if part)
+        report.problems.append(replace(told, fix=fix))
+        return report
+    setting = _read_setting(source, classes, palette, report)
+    folders = setting.folders
     images, masks = scan_all(
         [p for folder in folders for p in folder.images],
         [p for folder in folders for p in folder.masks],
@@ -66,17 +74,14 @@ def check_dataset(
         progress,
     )
     scanned = Scanned(folders, images, masks)
-    report = Report()
     report.problems += source.problems
+    report.problems += check_folders(source.base, folders)
     report.problems += _join_colour_masks(check_files(scanned), scanned, source.base, root)
-    encoding, problems = _encoding(source, colours, scanned, names)
-    report.problems += problems
-    names = names or ("background", "foreground")
-    if not problems:
-        report.problems += check_values(scanned, names, encoding)
+    encoding = _check_masks(source, setting, scanned, report)
+    names = setting.names or ("background", "foreground")
     digests = {path: facts.digest for path, facts in images.items()}
     pairs, problems = _split(folders, splits, split_seed, record, digests)
-    report.problems += problems
+    report.problems += _with_renames(problems, source.base)
     report.problems += check_copies(folders, pairs, images)
     shares = _shares(pairs.get("train", []), names, encoding, masks)
     if report.ok:
@@ -85,9 +90,9 @@ def check_dataset(
         by_seed = folders[0].split == "all" and new
         report.found = DataSet(root, pairs, names, encoding, total, shares, digests, by_seed)
     if report.found is not None and "train" in splits:
-        report.problems += check_training(report.found)
+        report.problems += check_training(report.found, {label: m.counts for label, m in masks.items()})
     report.statistics = {
-        "layout": source.layout + (f", palette {colours.source.name}" if colours else ""),
+        "layout": source.layout + (f", palette {setting.colours.source.name}" if setting.colours else ""),
         "images": {split: len(found) for split, found in pairs.items()},
         "classes": list(names),
         "share of training pixels": {name: round(share, 4) for name, share in shares.items()},
@@ -97,22 +102,62 @@ def check_dataset(
     return report
 
 
-def _class_names(
-    source: Source, palette: Palette | None, asked: Sequence[str] | None
-) -> tuple[str, ...] | None:
-    """Names of the classes; what labels or palette say cannot be overruled."""
-    given = check_names(asked, "--classes") if asked else None
-    own = palette.classes if palette else source.classes
-    if own is None:
-        return given or read_class_names(source.base)
-    other = given or read_class_lines(source.base)
-    if other is not None and other != own and not (source.shapes and other == own[1:]):
-        place = "the classes asked for are" if given else f"{source.base / 'classes.txt'} says"
-        raise DataError(
-            f"{palette.source if palette else source.layout} names the classes {', '.join(own)}, but {place} "
-            f"{', '.join(other)}. Both must be the same, in the same order."
-        )
-    return own
+@dataclass(frozen=True)
+class _Setting:
+    """How masks are to be read; `known` tells whether palette and class names could be."""
+
+    folders: list[Folder]
+    colours: Palette | None
+    names: tuple[str, ...] | None
+    known: bool
+
+
+def _read_setting(
+    source: Source, classes: Sequence[str] | None, palette: Path | None, report: Report
+) -> _Setting:
+    """Palette and class names; what is wrong with them is put into the report."""
+    before = len(report.errors)
+    colours, names, folders = None, None, source.folders
+    try:
+        colours = find_palette(source.base, palette)
+        folders = _with_palette(source, colours)
+    except (DataError, OSError) as error:
+        report.problems.append(Problem.of_error("palette", palette or source.base / PALETTE, error))
+        colours = None
+    try:
+        names, problems = class_names(source, colours, classes)
+        report.problems += problems
+    except (DataError, OSError) as error:
+        report.problems.append(Problem.of_error("class-names", _named(source.base, error), error))
+    return _Setting(folders, colours, names, len(report.errors) == before)
+
+
+def _named(base: Path, error: Exception) -> Path:
+    """The file of the data folder that a message is about; else the folder."""
+    files = (base / name for name in ("classes.txt", "data.yaml", "data.yml", "data.csv"))
+    return next((file for file in files if str(error).startswith(str(file))), base)
+
+
+def _check_masks(source: Source, setting: _Setting, scanned: Scanned, report: Report) -> MaskEncoding:
+    """Add the problems of the masks' values, and tell how these are read."""
+    if not setting.known:
+        return MaskEncoding.IDS
+    if source.shapes or setting.colours:
+        encoding, problems = MaskEncoding.IDS, list[Problem]()
+    else:
+        encoding, problems = find_encoding(scanned, setting.names)
+    report.problems += problems
+    if not problems:
+        report.problems += check_values(scanned, setting.names or ("background", "foreground"), encoding)
+    return encoding
+
+
+def _with_renames(problems: Iterable[Problem], base: Path) -> Iterator[Problem]:
+    """A split that is missing may be there under another name."""
+    meant = renames(base)
+    for problem in problems:
+        name = meant.get(problem.file) if problem.code == "missing-split" else None
+        yield replace(problem, fix=f"Rename {name} to {problem.file}.") if name else problem
 
 
 def _with_palette(source: Source, palette: Palette | None) -> list[Folder]:
@@ -135,14 +180,6 @@ def _with_palette(source: Source, palette: Palette | None) -> list[Folder]:
     return folders
 
 
-def _encoding(
-    source: Source, palette: Palette | None, scanned: Scanned, names: tuple[str, ...] | None
-) -> tuple[MaskEncoding, list[Problem]]:
-    if source.shapes or palette:
-        return MaskEncoding.IDS, []
-    return find_encoding(scanned, names)
-
-
 def _join_colour_masks(
     problems: Iterable[Problem], scanned: Scanned, base: Path, root: Path
 ) -> Iterator[Problem]:
@@ -163,6 +200,8 @@ def _join_colour_masks(
             f"Then: convlora check {root}"
         )
         yield replace(first, found=first.found + more, fix=fix)
+        fix = f"The palette that is drafted for {Path(first.file).name} has these colours too."
+        yield from (replace(problem, fix=fix) for problem in coloured[1:])
 
 
 def _split(
@@ -198,7 +237,7 @@ def _make_split(
     try:
         made = split_pairs(pairs, seed)
     except DataError as error:
-        return {}, [Problem("error", "too-few", "images", str(error), "", "")]
+        return {}, [replace(Problem.of_error("too-few", "images", error), fix=_MORE)]
     return made, problems + list(_missing_splits(made, wanted))
 
 

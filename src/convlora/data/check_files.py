@@ -1,15 +1,19 @@
 """Checks of the files: pairs, readability, sizes, copies. Each looks at facts only and yields problems."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from convlora.data.check_pairs import check_pairing
 from convlora.data.labels import Label
 from convlora.data.layout import Folder, Pair, pair_by_stem
 from convlora.data.report import Problem
-from convlora.data.scan import ImageFacts, MaskFacts
+from convlora.data.scan import ImageFacts, MaskFacts, hash_pixels
+
+_SMALL = 8  # pixels
+_LONG = 10  # times as long as wide
 
 
 @dataclass(frozen=True)
@@ -25,61 +29,52 @@ def check_files(scanned: Scanned) -> Iterator[Problem]:
     """All that can be said of files without their splits and classes."""
     for folder in scanned.folders:
         if folder.pairs is None:
-            yield from _check_pairing(folder)
-        for stray in folder.others:
-            yield Problem(
-                "warning", "stray-file", str(stray), "not an image", "It is not used.", "Move it away."
-            )
+            yield from check_pairing(folder)
     yield from _check_readable(scanned)
     yield from _check_sizes(scanned)
     yield from _check_orientation(scanned)
     yield from _check_jpeg_masks(scanned)
+    yield from _check_pictures(scanned)
+    yield from _check_same_masks(scanned)
 
 
 def check_copies(
     folders: Iterable[Folder], splits: Mapping[str, Iterable[Pair]], images: Mapping[Path, ImageFacts]
 ) -> Iterator[Problem]:
-    """The same picture in two splits, also where the splits were made here."""
+    """The same picture in two splits, also where the splits were made here, or twice in one.
+
+    Pictures are compared by their pixels, so that a copy in another lossless format is found.
+    """
     place = {path: folder.split for folder in folders for path in folder.images}
     place |= {pair.image: split for split, pairs in splits.items() for pair in pairs}
     first: dict[str, Path] = {}
-    for path, split in place.items():
-        digest = images[path].digest
+    for path, digest in _same_pixels(place, images):
         known = first.setdefault(digest, path)
-        if digest and split != place[known]:
-            found = f"in {split}, the same picture as {known} in {place[known]}"
+        if known == path:
+            continue
+        if place[path] != place[known]:
+            found = f"in {place[path]}, the same picture as {known} in {place[known]}"
             rule = "No picture may be in two splits: the scores would be too good."
             yield Problem("error", "same-image", str(path), found, rule, "Remove it from one of them.")
+        else:
+            found = f"the same picture as {known}"
+            rule = "It counts twice."
+            fix = "Remove one of them; if their masks differ, the one with the wrong mask."
+            yield Problem("warning", "repeated-image", str(path), found, rule, fix)
 
 
-def _check_pairing(folder: Folder) -> Iterator[Problem]:
-    rule = "An image and its mask have the same name but for the ending."
-    groups: dict[str, dict[str, list[Path | Label]]] = {
-        "image": _by_stem(folder.images),
-        "mask": _by_stem(folder.masks),
-    }
-    for kind, other in (("image", "mask"), ("mask", "image")):
-        for stem, paths in groups[kind].items():
-            if len(paths) > 1:
-                found = f"{len(paths)} files of one name: {', '.join(p.name for p in paths)}"
-                yield Problem("error", "duplicate-stem", str(paths[0]), found, rule, "Keep one of them.")
-            if stem not in groups[other]:
-                place = f"{folder.split}/{other}s"
-                fix = f"Add {stem}.png to {place}, or remove this file."
-                yield Problem("error", f"missing-{other}", str(paths[0]), f"no {other} in {place}", rule, fix)
-        clashes = _by_stem(folder.images if kind == "image" else folder.masks, lower=True)
-        for paths in clashes.values():
-            if len({p.stem for p in paths}) > 1:
-                found = f"differs only in case from {paths[1].name}"
-                fix = "Rename one; some file systems cannot tell them apart."
-                yield Problem("error", "case-clash", str(paths[0]), found, rule, fix)
-
-
-def _by_stem(paths: Iterable[Path | Label], lower: bool = False) -> dict[str, list[Path | Label]]:
-    groups: dict[str, list[Path | Label]] = defaultdict(list)
+def _same_pixels(paths: Iterable[Path], images: Mapping[Path, ImageFacts]) -> Iterator[tuple[Path, str]]:
+    """Files that may have a copy, with a hash that copies share; all pixels are hashed for few files only."""
+    groups: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        groups[path.stem.lower() if lower else path.stem].append(path)
-    return groups
+        if images[path].sample:
+            groups[images[path].sample].append(path)
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        exact = len({images[path].digest for path in group}) == 1
+        for path in group:
+            yield path, images[path].digest if exact else hash_pixels(path)
 
 
 def _check_readable(scanned: Scanned) -> Iterator[Problem]:
@@ -105,16 +100,13 @@ def _check_sizes(scanned: Scanned) -> Iterator[Problem]:
 
 def _check_orientation(scanned: Scanned) -> Iterator[Problem]:
     """A photograph may be turned by its EXIF tag and its mask not, without a change of size."""
-    doubtful = []
     for pair in (pair for folder in scanned.folders for pair in pair_by_stem(folder)):
         image, mask = scanned.images[pair.image], scanned.masks[pair.mask]
-        if image.turned != mask.turned and image.size == mask.size:
-            doubtful.append(pair.image)
-    if doubtful:
-        found = f"{len(doubtful)} images have another EXIF turn than their masks, first {doubtful[0].name}"
-        rule = "Images are used as a viewer shows them."
-        fix = "Look at a few pairs: the masks must fit the images as shown."
-        yield Problem("warning", "exif-orientation", "images", found, rule, fix)
+        if image.size and image.turned != mask.turned and image.size == mask.size:
+            found = "its EXIF tag turns it, but not its mask in the same way"
+            rule = "Images are used as a viewer shows them."
+            fix = "Look at the pair: the mask must fit the image as shown."
+            yield Problem("warning", "exif-orientation", str(pair.image), found, rule, fix)
 
 
 def _check_jpeg_masks(scanned: Scanned) -> Iterator[Problem]:
@@ -125,3 +117,33 @@ def _check_jpeg_masks(scanned: Scanned) -> Iterator[Problem]:
             fix = "Save masks as PNG, from the original labels."
             severity: Literal["error", "warning"] = "error" if len(mask.counts) > 2 else "warning"
             yield Problem(severity, "jpeg-mask", str(mask.path), found, rule, fix)
+
+
+def _check_pictures(scanned: Scanned) -> Iterator[Problem]:
+    """Images that hold next to nothing."""
+    for image in scanned.images.values():
+        if image.size is None:
+            continue
+        shown = f"{image.size[0]} x {image.size[1]} (height x width)"
+        if min(image.size) < _SMALL:
+            rule = f"Nothing can be seen below {_SMALL} pixels."
+            fix = "Remove it, or export it larger."
+            yield Problem("warning", "tiny-image", str(image.path), f"only {shown}", rule, fix)
+        elif max(image.size) > _LONG * min(image.size):
+            rule = "The longest side is scaled to the model's input, so that little is left of the other."
+            yield Problem("warning", "elongated-image", str(image.path), shown, rule, "Cut it into tiles.")
+        if image.blank and min(image.size) >= _SMALL:
+            rule = "Nothing can be learnt from it."
+            fix = "Look at the file: the export may have failed. Remove it if so."
+            yield Problem("warning", "blank-image", str(image.path), "all pixels are the same", rule, fix)
+
+
+def _check_same_masks(scanned: Scanned) -> Iterator[Problem]:
+    """One mask for all images is an export that went wrong, unless nothing is in any of them."""
+    masks = [mask for mask in scanned.masks.values() if not mask.error]
+    kinds = Counter((mask.size, mask.digest) for mask in masks)
+    if len(masks) > 2 and len(kinds) == 1 and len(masks[0].counts) > 1:
+        rule = "Masks differ as images do."
+        fix = "Look at a few, and export them again."
+        found = f"all {len(masks)} masks are the same"
+        yield Problem("warning", "same-masks", str(masks[0].path), found, rule, fix)

@@ -1,11 +1,15 @@
 """Checks of what is in the masks: encoding, ids, classes. Each looks at facts only and yields problems."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from convlora.data.check_files import Scanned
-from convlora.data.layout import DataSet
+from convlora.data.labels import Label
+from convlora.data.layout import DataSet, Pair
 from convlora.data.masks import IGNORE, MaskEncoding
 from convlora.data.report import Problem
+from convlora.data.scan import MaskFacts
+
+_MANY = 8
 
 
 def find_encoding(scanned: Scanned, names: tuple[str, ...] | None) -> tuple[MaskEncoding, list[Problem]]:
@@ -17,70 +21,145 @@ def find_encoding(scanned: Scanned, names: tuple[str, ...] | None) -> tuple[Mask
     if values <= {0, 255} and 255 in values:
         return MaskEncoding.BINARY_255, []
     if values - {0, 1, IGNORE}:
-        return MaskEncoding.IDS, [_not_binary(scanned, values, names)]
+        return MaskEncoding.IDS, list(_not_binary(masks, values, names))
     with_one = [m for m in masks if 1 in m.counts]
     only_255 = [m for m in masks if 255 in m.counts and 1 not in m.counts]
     if any(255 in m.counts for m in with_one) or not (with_one and only_255):
         return MaskEncoding.IDS, []
-    found = f"values 0 and 255, while {with_one[0].path.name} has 0 and 1"
-    rule = "All masks of a set use one encoding: 0/1 (255 is 'ignore') or 0/255."
-    fix = "Save all masks with the same values."
-    return MaskEncoding.IDS, [Problem("error", "mixed-encoding", str(only_255[0].path), found, rule, fix)]
+    return MaskEncoding.IDS, list(_mixed(with_one, only_255))
 
 
-def _not_binary(scanned: Scanned, values: set[int], names: tuple[str, ...] | None) -> Problem:
-    odd = next(m for m in scanned.masks.values() if set(m.counts) - {0, 1, IGNORE})
+def _mixed(with_one: list[MaskFacts], only_255: list[MaskFacts]) -> Iterator[Problem]:
+    """The fewer of the two kinds are named."""
+    few, many = sorted((only_255, with_one), key=len)
+    top = 255 if few is only_255 else 1
+    for mask in few:
+        held = " and ".join(map(str, sorted(mask.counts)))
+        found = f"values {held}, while {many[0].path.name} has 0 and {256 - top}"
+        rule = "All masks of a set use one encoding: 0/1 (255 is 'ignore') or 0/255."
+        fix = "Save all masks with the same values."
+        yield Problem("error", "mixed-encoding", str(mask.path), found, rule, fix)
+
+
+def _not_binary(masks: list[MaskFacts], values: set[int], names: tuple[str, ...] | None) -> Iterator[Problem]:
     listed = ", ".join(map(str, sorted(values)[:20])) + (", ..." if len(values) > 20 else "")
-    found = f"the masks hold the values {listed}; {odd.path.name} is one of those with others than 0 and 1"
     if names is None:
         rule = "Without class names, masks are binary: 0 and 1, or 0 and 255."
         fix = "Write classes.txt into the data folder: one name a line, id 0 first."
     else:
         rule = f"There are two classes ({', '.join(names)}): 0 and 1 (255 is 'ignore'), or 0 and 255."
         fix = "Correct the masks, or name all classes."
-    return Problem("error", "unknown-ids", str(odd.path), found, rule, fix)
+    if len(values) > _MANY:
+        fix += " If the numbers count objects (instances), save the class of each object instead."
+    for mask in masks:
+        odd = {v: n for v, n in mask.counts.items() if v not in {0, 1, IGNORE}}
+        if not odd or is_jpeg(mask):
+            continue
+        if _is_soft(mask):
+            yield _soft(mask)
+            continue
+        found = f"values {_pixels(odd)}; together the masks hold the values {listed}"
+        yield Problem("error", "unknown-ids", str(mask.path), found, rule, fix)
+
+
+def is_jpeg(mask: MaskFacts) -> bool:
+    """Whether a mask is a JPEG, whose values are told of elsewhere."""
+    return mask.path.suffix.lower() in {".jpg", ".jpeg"}
+
+
+def _is_soft(mask: MaskFacts) -> bool:
+    """Whether 0 and 255 are most of a mask, and shades lie between."""
+    total, ends = sum(mask.counts.values()), mask.counts.get(0, 0) + mask.counts.get(255, 0)
+    return {0, 255} <= mask.counts.keys() and len(mask.counts) >= 5 and 2 * ends > total
+
+
+def _soft(mask: MaskFacts) -> Problem:
+    found = f"mostly 0 and 255, with {len(mask.counts) - 2} shades between"
+    rule = "A mask has no smooth edges: every value is a class."
+    fix = "Save it without smoothing, scaled with 'nearest'; or threshold it at 128 to 0 and 255."
+    return Problem("error", "soft-mask", str(mask.path), found, rule, fix)
+
+
+def _pixels(counts: dict[int, int]) -> str:
+    listed = ", ".join(f"{v} ({n} pixels)" for v, n in list(counts.items())[:_MANY])
+    return listed + (f" and {len(counts) - _MANY} more" if len(counts) > _MANY else "")
 
 
 def check_values(scanned: Scanned, names: tuple[str, ...], encoding: MaskEncoding) -> Iterator[Problem]:
     """Ids outside the classes, and masks that teach nothing."""
-    empty = 0
-    for mask in scanned.masks.values():
-        if mask.error or encoding is MaskEncoding.BINARY_255:
-            empty += set(mask.counts) == {0}
-            continue
-        unknown = {v: n for v, n in mask.counts.items() if v >= len(names) and v != IGNORE}
-        if unknown:
-            found = "ids " + ", ".join(f"{v} ({n} pixels)" for v, n in unknown.items())
-            rule = f"The classes are 0 to {len(names) - 1} ({', '.join(names)}) and 255 for 'ignore'."
-            fix = "Correct the mask, or add the classes to classes.txt."
-            yield Problem("error", "unknown-ids", str(mask.path), found, rule, fix)
-        if set(mask.counts) == {IGNORE}:
-            rule = "Nothing can be learnt from it."
-            yield Problem("warning", "all-ignored", str(mask.path), "all pixels are 255", rule, "Remove it.")
-        empty += set(mask.counts) <= {0, IGNORE} and 0 in mask.counts
-    if empty and len(names) == 2:
-        share = 100 * empty / len(scanned.masks)
-        found = f"{empty} of {len(scanned.masks)} masks ({share:.0f} %) have no foreground"
-        rule = "Such images teach only the background."
-        yield Problem("warning", "empty-masks", "masks", found, rule, "Fine if that is how your images are.")
+    masks = [mask for mask in scanned.masks.values() if not mask.error]
+    if encoding is MaskEncoding.IDS:
+        for mask in masks:
+            yield from _check_ids(mask, names)
+    if len(names) == 2:
+        one = 255 if encoding is MaskEncoding.BINARY_255 else 1
+        no_label = set() if encoding is MaskEncoding.BINARY_255 else {IGNORE}
+        empty = [m for m in masks if 0 in m.counts and set(m.counts) - no_label == {0}]
+        full = [m for m in masks if one in m.counts and set(m.counts) - no_label == {one}]
+        rule, fix = "Such images teach only the background.", "Fine if that is how your images are."
+        yield from _share("empty-masks", empty, masks, "have no foreground", rule, fix)
+        rule = "Such images teach only the foreground."
+        yield from _share("full-masks", full, masks, "hold nothing but foreground", rule, fix)
 
 
-def check_training(dataset: DataSet) -> Iterator[Problem]:
-    """Classes that the training split cannot teach."""
-    if not dataset.splits.get("train"):
+def _check_ids(mask: MaskFacts, names: tuple[str, ...]) -> Iterator[Problem]:
+    unknown = {v: n for v, n in mask.counts.items() if v >= len(names) and v != IGNORE}
+    if unknown and _is_soft(mask):
+        yield _soft(mask)
+    elif unknown and not is_jpeg(mask):
+        found = f"ids {_pixels(unknown)}"
+        rule = f"The classes are 0 to {len(names) - 1} ({', '.join(names)}) and 255 for 'ignore'."
+        fix = "Correct the mask, or add the classes to classes.txt."
+        if len(unknown) > _MANY:
+            fix += " If the numbers count objects (instances), save the class of each object instead."
+        yield Problem("error", "unknown-ids", str(mask.path), found, rule, fix)
+    if set(mask.counts) == {IGNORE}:
+        rule = "Nothing can be learnt from it."
+        yield Problem("warning", "all-ignored", str(mask.path), "all pixels are 255", rule, "Remove it.")
+
+
+def _share(
+    code: str, some: list[MaskFacts], masks: list[MaskFacts], what: str, rule: str, fix: str
+) -> Iterator[Problem]:
+    for mask in some:
+        found = f"one of {len(some)} of {len(masks)} masks ({100 * len(some) / len(masks):.0f} %) that {what}"
+        yield Problem("warning", code, str(mask.path), found, rule, fix)
+
+
+def check_training(dataset: DataSet, counts: Mapping[Label, dict[int, int]]) -> Iterator[Problem]:
+    """Classes that the training split cannot teach.
+
+    Args:
+        dataset: splits, classes and their shares of the training pixels.
+        counts: pixels of each value in every label.
+    """
+    pairs = dataset.splits.get("train")
+    if not pairs:
         return
+    place = _place(pairs)
     held = [name for name, share in dataset.shares.items() if share > 0]
     if len(held) < 2:
         found = f"the training masks hold only '{held[0]}'" if held else "the training masks are all 'ignore'"
         rule = f"There must be pixels of two classes at least; 255 is read as {_reading(dataset)}."
         fix = "Compare the values in the masks with the class names."
-        yield Problem("error", "nothing-to-learn", "train/masks", found, rule, fix)
+        yield Problem("error", "nothing-to-learn", place, found, rule, fix)
         return
-    for name in dataset.classes:
+    for index, name in enumerate(dataset.classes):
         if name not in held:
+            found = f"no training mask holds '{name}'"
             rule = "A class without pixels is not learnt."
             fix = "Label it in some training images, or remove it from the classes."
-            yield Problem("warning", "class-without-pixels", name, "no training mask holds it", rule, fix)
+            for split, others in dataset.splits.items():
+                holders = [p.mask for p in others if index in counts.get(p.mask, {})]
+                if holders:
+                    found += f", but {len(holders)} of {split} do, first {holders[0].path}"
+            yield Problem("warning", "class-without-pixels", place, found, rule, fix)
+
+
+def _place(pairs: Sequence[Pair]) -> str:
+    """Folder of the training masks, or the file that they are all in."""
+    places = {str(pair.mask) for pair in pairs}
+    return places.pop() if len(places) == 1 else str(pairs[0].mask.path.parent)
 
 
 def _reading(dataset: DataSet) -> str:

@@ -38,6 +38,10 @@ def check_names(names: Iterable[object], source: Path | str) -> tuple[str, ...]:
     Raises:
         DataError: there are not.
     """
+    names = list(names)
+    odd = [n for n in names if isinstance(n, bool | dict | list) or n is None or not str(n).strip()]
+    if odd:
+        raise DataError(f"{source} names a class {odd[0]!r}. A name must be a text; put it between quotes.")
     listed = tuple(str(name).strip() for name in names)
     twice = sorted({name for name in listed if listed.count(name) > 1})
     if twice:

@@ -1,7 +1,7 @@
 """Write any readable data set in the plain layout: {train,val,test}/{images,masks} and classes.txt."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from convlora.data.check import check_dataset
 from convlora.data.labels import read_label
 from convlora.data.layout import DataSet, Pair
 from convlora.data.masks import save_mask
+from convlora.data.progress import ShowProgress, no_progress
 from convlora.errors import DataError
 
 
@@ -34,7 +35,7 @@ def convert_dataset(
     palette: Path | None = None,
     classes: Sequence[str] | None = None,
     split_seed: int = 0,
-    progress: Callable[[], None] | None = None,
+    progress: ShowProgress = no_progress,
 ) -> Converted:
     """Check a data set and write it anew: images byte for byte, masks as PNGs of class ids.
 
@@ -46,7 +47,7 @@ def convert_dataset(
         palette: see `check_dataset`.
         classes: see `check_dataset`.
         split_seed: see `check_dataset`.
-        progress: called after each file that was checked.
+        progress: shows how far the check is.
 
     Raises:
         DataError: the data has errors, `out` holds something or cannot be written, or two names clash.

@@ -1,9 +1,10 @@
 """Read any common picture as RGB."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from convlora.errors import DataError
 
@@ -35,16 +36,20 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower().lstrip(".") in EXTENSIONS
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path, content: bytes | None = None) -> Image.Image:
     """Open and decode one picture; EXIF orientation is not applied yet.
 
     Of a phone's JPEG with several pictures (format MPO), the first, which is the photograph, is taken.
+
+    Args:
+        path: file.
+        content: its bytes, where they have been read already.
 
     Raises:
         FileError: the file is missing, empty, cut off, of an unknown format, or has several frames.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if content is None else BytesIO(content) as file:
             image: Image.Image = Image.open(file)
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             image.load()
@@ -53,7 +58,9 @@ def open_image(path: Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         found = f"has more pixels than can be read safely ({error})"
         raise FileError.about(path, found, "Cut it into tiles.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (
+        Exception
+    ) as error:  # damaged files make decoders raise almost anything: struct, zlib, index errors
         empty = path.is_file() and path.stat().st_size == 0
         found = f"cannot be read as an image: {'the file is empty (0 bytes)' if empty else error}"
         raise FileError.about(path, found, "Replace or remove the file.") from error
@@ -88,7 +95,11 @@ def read_image(path: Path) -> np.ndarray:
 
 def orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 (as stored) to 8; 5 to 8 swap height and width."""
-    return int(image.getexif().get(0x0112, 1))
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # damaged metadata, which viewers ignore too
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def displayed_size(image: Image.Image) -> tuple[int, int]:

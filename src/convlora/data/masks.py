@@ -30,7 +30,16 @@ def read_values(path: Path) -> np.ndarray:
     Raises:
         FileError: the file cannot be read, or holds colours, fractions or values above 255.
     """
-    image = ImageOps.exif_transpose(open_image(path))
+    return values_of(open_image(path), path)
+
+
+def values_of(image: Image.Image, path: Path) -> np.ndarray:
+    """`read_values` of a mask that is decoded already; `path` is named in the error.
+
+    Raises:
+        FileError: it holds colours, fractions or values above 255.
+    """
+    image = ImageOps.exif_transpose(image)
     if image.mode in {"P", "L"}:
         return np.array(image)
     if image.mode == "1":
@@ -78,6 +87,8 @@ def save_mask(path: Path, ids: np.ndarray) -> None:
 
 def _narrow(values: np.ndarray, path: Path) -> np.ndarray:
     fix = "Save the ids as an 8-bit PNG."
+    if np.isnan(values).any():
+        raise FileError.about(path, "is a mask with NaN; a mask holds whole class ids", fix, "unknown-ids")
     fractions = values[values != np.round(values)]
     if fractions.size:
         found = f"is a mask with fractions, such as {fractions[0]:g}; a mask holds whole class ids"
@@ -86,6 +97,10 @@ def _narrow(values: np.ndarray, path: Path) -> np.ndarray:
     if low < 0 or high > 255:
         rule = "class ids are 0 to 254 and 255 is 'ignore'"
         found = f"is a mask with values from {low:g} to {high:g}; {rule}"
+        if high == 65535 and ((values == 0) | (values == 65535)).all():
+            fix = "Save it as an 8-bit PNG with 0 and 255."
+        else:
+            fix += " If the numbers count objects (instances), save the class of each object instead."
         raise FileError.about(path, found, fix, "unknown-ids")
     return values.astype(np.uint8)
 

@@ -1,6 +1,7 @@
 """What the checks found, for people and for programs."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +21,14 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        return f"[{self.code}] {self.file}: {self.found}. {self.rule} {self.fix}".replace(". .", ".")
+        told = (f"[{self.code}] {self.file}: {self.found.rstrip('.')}.", self.rule, self.fix)
+        return " ".join(part for part in told if part)
+
+    @classmethod
+    def of_error(cls, code: str, file: object, error: Exception) -> "Problem":
+        """A problem from a message whose first sentence is what was found, and the rest rule and fix."""
+        found, fix, *_ = [*re.split(r"(?<!\.)\. ", str(error), maxsplit=1), ""]
+        return cls("error", code, str(file), found, "", fix or f"Correct it: {file}.")
 
 
 @dataclass
@@ -77,10 +85,31 @@ class Report:
         }
         return json.dumps(content, indent=2)
 
-    def to_text(self) -> str:
-        """The report for people."""
-        lines = [f"{problem.severity}: {problem}" for problem in (*self.errors, *self.warnings)]
+    def to_text(self, limit: int = 10) -> str:
+        """The report for people: findings of one kind together, the first `limit` of each in full."""
+        lines: list[str] = []
+        for severity, found in (("error", self.errors), ("warning", self.warnings)):
+            kinds: dict[str, list[Problem]] = {}
+            for problem in found:
+                kinds.setdefault(problem.code, []).append(problem)
+            for code, alike in kinds.items():
+                lines += _tell(severity, code, alike, limit)
         for key, value in self.statistics.items():
             lines.append(f"{key}: {value}")
         lines.append(f"{len(self.errors)} errors, {len(self.warnings)} warnings")
         return "\n".join(lines)
+
+
+def _tell(severity: str, code: str, alike: list[Problem], limit: int) -> list[str]:
+    if len(alike) <= 2:
+        return [f"{severity}: {problem}" for problem in alike]
+    rules, fixes = {p.rule for p in alike}, {p.fix for p in alike}
+    lines = [" ".join((f"{severity}: [{code}] {len(alike)} times.", *(rules if len(rules) == 1 else ())))]
+    for problem in alike[:limit]:
+        own = [problem.found.rstrip(".") + "."]
+        own += [problem.rule] if len(rules) > 1 else []
+        own += [problem.fix] if len(fixes) > 1 else []
+        lines.append(f"  {problem.file}: {' '.join(own)}")
+    if len(alike) > limit:
+        lines.append(f"  ... and {len(alike) - limit} more; --json shows all")
+    return [*lines, *(f"  {fix}" for fix in fixes if len(fixes) == 1)]

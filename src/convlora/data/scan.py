@@ -6,11 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from os import cpu_count
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from PIL import Image
 
 from convlora.data.images import FileError, displayed_size, open_image, orientation
-from convlora.data.labels import Label
+from convlora.data.labels import Label, MaskFile
+from convlora.data.masks import values_of
+from convlora.data.progress import ShowProgress, no_progress
+
+_SAMPLES = 32  # rows and columns of the pixels by which copies are looked for
+_Item = TypeVar("_Item")
+_Facts = TypeVar("_Facts")
 
 
 @dataclass(frozen=True)
@@ -19,9 +27,11 @@ class ImageFacts:
 
     path: Path
     size: tuple[int, int] | None  # (H, W) as shown; None where it cannot be read
-    digest: str = ""
+    digest: str = ""  # of the bytes
     turned: int = 1  # EXIF orientation
     error: FileError | None = None
+    sample: str = ""  # hash of some pixels: equal in copies, whatever their format
+    blank: bool = False  # whether all pixels have one colour
 
 
 @dataclass(frozen=True)
@@ -37,36 +47,50 @@ class MaskFacts:
 
 
 def scan_image(path: Path) -> ImageFacts:
-    """Decode one image and hash its bytes."""
+    """Read one image once: decode it, hash its bytes and some of its pixels."""
     try:
-        image = open_image(path)
+        content = _read(path)
+        image = open_image(path, content)
     except FileError as error:
         return ImageFacts(path, None, error=error)
-    return ImageFacts(path, displayed_size(image), _digest(path), orientation(image))
+    digest = hashlib.sha256(content).hexdigest()
+    few = _as_shown(image.resize((_SAMPLES, _SAMPLES), Image.Resampling.NEAREST))
+    blank = _is_flat(few) and _is_flat(_as_shown(image))
+    sample = hashlib.sha256(f"{image.size} {few.mode}".encode() + few.tobytes()).hexdigest()
+    return ImageFacts(path, displayed_size(image), digest, orientation(image), None, sample, blank)
+
+
+def hash_pixels(path: Path) -> str:
+    """Hash of all pixels: the same for copies in any lossless format; '' if it cannot be read."""
+    try:
+        image = _as_shown(open_image(path))
+    except FileError:
+        return ""
+    return hashlib.sha256(f"{image.size} {image.mode}".encode() + image.tobytes()).hexdigest()
 
 
 def scan_mask(label: Label) -> MaskFacts:
-    """Read one label, count its values and hash it."""
+    """Read one label once, count its values and hash it."""
     try:
-        turned = label.turned()
-        values = label.read()
+        if isinstance(label, MaskFile) and label.palette is None:
+            content = _read(label.path)
+            image = open_image(label.path, content)
+            turned, values = orientation(image), values_of(image, label.path)
+            digest = hashlib.sha256(content).hexdigest()
+        else:
+            turned, values = label.turned(), label.read()
+            digest = label.digest(values)
     except FileError as error:
         return MaskFacts(label, None, error=error)
-    counts = np.bincount(values.ravel(), minlength=1)
-    ids = {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
     height, width = values.shape
-    return MaskFacts(label, (height, width), ids, label.digest(values), turned)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return MaskFacts(label, (height, width), _count(values), digest, turned)
 
 
 def scan_all(
     images: Iterable[Path],
     masks: Iterable[Label],
     workers: int | None = None,
-    progress: Callable[[], None] | None = None,
+    progress: ShowProgress = no_progress,
 ) -> tuple[dict[Path, ImageFacts], dict[Label, MaskFacts]]:
     """Scan all files in threads (Pillow decodes outside the interpreter's lock).
 
@@ -74,22 +98,52 @@ def scan_all(
         images: image files.
         masks: labels; one that is given twice is scanned once.
         workers: threads; by default as many as processors.
-        progress: called after each file.
+        progress: shows how far it is.
     """
+    paths, labels = list(dict.fromkeys(images)), list(dict.fromkeys(masks))
+    pool = ThreadPoolExecutor(workers or cpu_count() or 1)
+    with progress(len(paths) + len(labels)) as advance:
+        try:
+            image_facts = pool.map(_then(scan_image, advance), paths)
+            mask_facts = pool.map(_then(scan_mask, advance), labels)
+            return {f.path: f for f in image_facts}, {f.path: f for f in mask_facts}
+        finally:
+            pool.shutdown(cancel_futures=True)  # else Ctrl-C waits for all files
 
-    def scanned_image(path: Path) -> ImageFacts:
-        facts = scan_image(path)
-        if progress:
-            progress()
+
+def _then(scan: Callable[[_Item], _Facts], advance: Callable[[], None]) -> Callable[[_Item], _Facts]:
+    def scanned(item: _Item) -> _Facts:
+        facts = scan(item)
+        advance()
         return facts
 
-    def scanned_mask(label: Label) -> MaskFacts:
-        facts = scan_mask(label)
-        if progress:
-            progress()
-        return facts
+    return scanned
 
-    with ThreadPoolExecutor(workers or cpu_count() or 1) as pool:
-        image_facts = pool.map(scanned_image, dict.fromkeys(images))
-        mask_facts = pool.map(scanned_mask, dict.fromkeys(masks))
-        return {f.path: f for f in image_facts}, {f.path: f for f in mask_facts}
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise FileError.about(path, "does not exist", "Check the name.") from error
+    except OSError as error:
+        found = f"cannot be read: {error.strerror or error}"
+        raise FileError.about(
+            path, found, "Replace the file, or give yourself the right to read it."
+        ) from error
+
+
+def _count(values: np.ndarray) -> dict[int, int]:
+    counts = Image.fromarray(values).histogram()  # numpy's bincount first makes 64-bit numbers of the pixels
+    return {value: pixels for value, pixels in enumerate(counts) if pixels}
+
+
+def _as_shown(image: Image.Image) -> Image.Image:
+    """In a mode that does not tell how the picture was stored; deep grey keeps its values."""
+    if image.mode.startswith(("I", "F")):
+        return image
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _is_flat(image: Image.Image) -> bool:
+    extremes = np.asarray(image.getextrema()).reshape(-1, 2)
+    return bool((extremes[:, 0] == extremes[:, 1]).all())

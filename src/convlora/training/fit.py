@@ -18,6 +18,7 @@ from convlora.data.augment import AugmentConfig
 from convlora.data.check import check_dataset
 from convlora.data.dataset import SegmentationDataset
 from convlora.data.layout import DataSet
+from convlora.data.progress import show_progress
 from convlora.data.splits import FILE as RECORD
 from convlora.data.splits import read_record, record_splits
 from convlora.errors import ConfigError
@@ -56,7 +57,9 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
         ConfigError, DataError, WeightsError: before any training, with what to change.
     """
     record = read_record(config.out) if resume else None
-    report = check_dataset(config.data, classes=config.classes, palette=config.palette, record=record)
+    report = check_dataset(
+        config.data, classes=config.classes, palette=config.palette, record=record, progress=show_progress
+    )
     report.raise_if_errors()
     dataset = report.dataset
     check_metric(config.metric, dataset.classes)

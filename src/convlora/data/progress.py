@@ -1,0 +1,47 @@
+"""How far the check of the files is: a bar on a terminal, lines elsewhere; always on standard error."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+#: Given the number of files, a context whose value is called after each of them, from any thread.
+ShowProgress = Callable[[int], AbstractContextManager[Callable[[], None]]]
+
+#: Fewer files than this are checked before anyone would read a line about it.
+_FEW = 200
+
+
+@contextmanager
+def no_progress(total: int) -> Iterator[Callable[[], None]]:
+    """Show nothing."""
+    yield lambda: None
+
+
+@contextmanager
+def show_progress(total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar on a terminal; elsewhere a line every 10 %, if there are many files."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("checking files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task("", total=total)
+            yield lambda: progress.advance(task)
+        return
+    yield _lines(total) if total >= _FEW else lambda: None
+
+
+def _lines(total: int) -> Callable[[], None]:
+    lock, done = threading.Lock(), 0
+
+    def advance() -> None:
+        nonlocal done
+        with lock:
+            before, done = done, done + 1
+            if 10 * before // total < 10 * done // total:
+                print(f"checked {done} of {total} files", file=sys.stderr, flush=True)
+
+    return advance
