@@ -4,11 +4,21 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from convlora.errors import DataError
 
 EXTENSIONS = frozenset({"png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"})
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class FileError(DataError):
@@ -85,11 +95,11 @@ def read_image(path: Path) -> np.ndarray:
     """
     image = open_image(path)
     if image.mode.startswith(("I", "F")):
-        grey = np.asarray(ImageOps.exif_transpose(image), dtype=np.float32)
+        grey = np.asarray(upright(image), dtype=np.float32)
         return np.repeat(_stretch(grey)[..., None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    rgb = ImageOps.exif_transpose(image.convert("RGB"))
+    rgb = upright(image).convert("RGB")
     return np.asarray(rgb, dtype=np.float32) / 255
 
 
@@ -100,6 +110,12 @@ def orientation(image: Image.Image) -> int:
     except Exception:  # damaged metadata, which viewers ignore too
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; Pillow's own function fails where the metadata is damaged."""
+    turn = _TURNS.get(orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def displayed_size(image: Image.Image) -> tuple[int, int]:

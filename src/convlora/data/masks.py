@@ -4,9 +4,9 @@ from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from convlora.data.images import FileError, open_image
+from convlora.data.images import FileError, open_image, upright
 
 IGNORE = 255
 
@@ -39,7 +39,7 @@ def values_of(image: Image.Image, path: Path) -> np.ndarray:
     Raises:
         FileError: it holds colours, fractions or values above 255.
     """
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode in {"P", "L"}:
         return np.array(image)
     if image.mode == "1":

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageOps
 
 from convlora.data.classes import check_names
-from convlora.data.images import FileError, open_image
+from convlora.data.images import FileError, open_image, upright
 from convlora.data.masks import IGNORE
 from convlora.errors import DataError
 
@@ -120,7 +119,7 @@ def read_colours(path: Path, palette: Palette) -> np.ndarray:
     Raises:
         FileError: the file cannot be read, or holds a colour that is not in the palette.
     """
-    image = ImageOps.exif_transpose(open_image(path))
+    image = upright(open_image(path))
     if image.mode.startswith(("I", "F")):
         found = f"has one channel of numbers (mode {image.mode}), but {palette.source} tells colours"
         fix = "Save the mask with its colours, or leave out the palette if these are class ids."

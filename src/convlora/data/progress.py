@@ -1,5 +1,6 @@
 """How far the check of the files is: a bar on a terminal, lines elsewhere; always on standard error."""
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +24,13 @@ def no_progress(total: int) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def show_progress(total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar on a terminal; elsewhere a line every 10 %, if there are many files."""
+    """Show a bar on a terminal; elsewhere a line every 10 %, if there are many files.
+
+    Of several processes that a launcher has started, only the first shows anything.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield lambda: None
+        return
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (TextColumn("checking files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,0 +1,147 @@
+"""The check's progress and text, class names that are asked for, and damaged metadata."""
+
+import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from typer.testing import CliRunner
+
+from breaks import MASK, PICTURE, turn
+from convlora.cli.app import app
+from convlora.data.check import check_dataset
+from convlora.data.images import read_image
+from convlora.data.labels import MaskFile
+from convlora.data.progress import show_progress
+from convlora.data.scan import scan_mask
+from small import write_shapes
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_shapes(tmp_path / "data", 2, {"train": 8, "val": 4})
+
+
+# --- class names that are asked for ---
+
+
+@pytest.mark.parametrize(
+    ("asked", "severity"),
+    [("land,sea", "error"), ("sea,land,sky", "error"), ("water,ground", "warning"), ("sea,land", None)],
+)
+def test_names_that_differ_from_the_file(data, asked, severity):
+    (data / "classes.txt").write_text("sea\nland\n")
+    report = check_dataset(data, classes=asked.split(","))
+    told = [(p.severity, p.code, Path(p.file).name) for p in report.problems if p.code == "class-names"]
+    assert told == ([(severity, "class-names", "classes.txt")] if severity else [])
+    result = CliRunner().invoke(app, ["check", str(data), "--classes", asked])
+    assert result.exit_code == (severity == "error")
+
+
+def test_wrong_names_do_not_hide_wrong_files(data):
+    (data / "classes.txt").write_text("sea\n")
+    (data / MASK).unlink()
+    assert {"class-names", "missing-mask"} <= {p.code for p in check_dataset(data).errors}
+
+
+# --- metadata ---
+
+
+def test_damaged_metadata_do_not_stop_the_reading(data):
+    path = data / PICTURE.replace(".png", ".jpg")
+    turn(PICTURE, 6)(data)
+    with Image.open(data / PICTURE) as image:
+        image.save(path, exif=image.getexif())
+    (data / PICTURE).unlink()
+    path.write_bytes(path.read_bytes().replace(b"Exif\0\0MM\0*", b"Exif\0\0MM\0\xf0"))
+    with Image.open(path) as image, pytest.raises(SyntaxError, match="not a TIFF file"):
+        ImageOps.exif_transpose(image.convert("RGB"))
+    assert check_dataset(data).ok
+    assert read_image(path).shape == (60, 40, 3)
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+def test_every_turn_is_applied_as_pillow_does(tmp_path, value):
+    array = np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    turn("a.png", value)(tmp_path)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")), dtype=np.float32) / 255
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
+    assert np.array_equal(expected, array / np.float32(255)) is (value == 1)
+
+
+# --- many files ---
+
+
+def test_the_text_stays_short(data):
+    for path in (data / "train" / "masks").iterdir():
+        path.unlink()
+    for i in range(30):
+        shutil.copy(data / PICTURE, data / "train" / "images" / f"more_{i:02d}.png")
+    report = check_dataset(data)
+    lines = report.to_text().splitlines()
+    assert any(line.startswith("error: [missing-mask] 38 times") for line in lines)
+    assert "  ... and 28 more; --json shows all" in lines
+    assert sum("no mask in train/masks" in line for line in lines) == 10
+    assert sum(p["code"] == "missing-mask" for p in json.loads(report.to_json())["problems"]) == 38
+
+
+def test_lines_tell_how_far_it_is(capsys):
+    with show_progress(400) as advance:
+        for _ in range(400):
+            advance()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [f"checked {n} of 400 files" for n in range(40, 401, 40)]
+
+
+def test_few_files_need_no_lines(capsys):
+    with show_progress(20) as advance:
+        for _ in range(20):
+            advance()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_one_process_of_several_tells(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with show_progress(400) as advance:
+        for _ in range(400):
+            advance()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_every_file_is_counted(data):
+    told = []
+
+    @contextmanager
+    def count(total):
+        told.append(total)
+        yield lambda: told.append("file")
+
+    check_dataset(data, progress=count)
+    assert told == [24, *["file"] * 24]
+
+
+def test_a_bar_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with show_progress(3) as advance:
+        for _ in range(3):
+            advance()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "checking files" in err
+    assert "3/3" in err
+
+
+@pytest.mark.parametrize("values", [(0,), (0, 1), (0, 255), (3, 2, 1), (0, 1, 4), tuple(range(256))])
+def test_the_pixels_of_each_value_are_counted(tmp_path, values):
+    array = np.random.default_rng(0).choice(values, (64, 48)).astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    found, pixels = np.unique(array, return_counts=True)
+    counts = scan_mask(MaskFile(tmp_path / "a.png")).counts
+    assert counts == dict(zip(found.tolist(), pixels.tolist(), strict=True))
+    assert list(counts) == sorted(counts)
+    assert len(counts) == len(values)
