@@ -143,15 +143,19 @@ class Segmenter(nn.Module):
             torch.manual_seed(seed)
             return cls(loaded.sam, config)
 
-    def forward(self, image: Tensor) -> HeadOutput:
+    def forward(self, image: Tensor, keys: Sequence[int] | None = None) -> HeadOutput:
         """Predict.
 
         Args:
             image: (B, 3, H, W) normalised; H and W multiples of the patch.
+            keys: in training, a number for each image that is its own in the run: the method's noise then
+                depends on these alone, not on the batch or the process.
 
         Returns:
             Logits at four times the embedding's resolution; see `HeadOutput`.
         """
+        if self.training:
+            adapters.announce_samples(self.encoder, len(image), keys)
         return self.decode(self.encoder(image))
 
     def decode(self, embedding: Tensor) -> HeadOutput:

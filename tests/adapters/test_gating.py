@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from convlora.adapters.base import Samples, keyed_normal
 from convlora.adapters.gating import NoisyTopKGate, balance_loss, cv_squared, expected_load, top_k_gates
 
 
@@ -35,7 +36,7 @@ def logits():
 @pytest.mark.parametrize("top_k", [1, 2, 5])
 def test_expected_load(logits, top_k):
     clean, noisy, std = logits
-    load = expected_load(clean, noisy, std, top_k)
+    load = expected_load(clean, noisy, std, top_k).sum(0)
     expected = slow_load(clean.detach().numpy(), noisy.numpy(), std.detach().numpy(), top_k)
     np.testing.assert_allclose(load.detach().numpy(), expected, rtol=1e-12)
     load.square().sum().backward()
@@ -51,7 +52,7 @@ def test_expected_load_is_the_probability_of_being_chosen():
     draws[:, 1] = clean[0, 1] + torch.randn(200_000) * std[0, 1]
     counted = (draws.topk(2, dim=1).indices == 1).any(1).float().mean()
     # standard error of 200,000 draws: at most 0.0011; five of them
-    assert abs(counted - expected_load(clean, noisy, std, 2)[1]) < 0.006
+    assert abs(counted - expected_load(clean, noisy, std, 2)[0, 1]) < 0.006
     assert 0.01 < counted < 0.99
 
 
@@ -146,3 +147,47 @@ def test_computes_in_float32_under_autocast(dtype):
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(plain, cast, strict=True))
     half = gate.to(dtype)(features.to(dtype))
     assert half.balance.isfinite()
+
+
+def keyed(gate, features, keys):
+    gate.samples = Samples(len(keys), tuple(keys), layer=3)
+    return gate(features)
+
+
+def test_routing_and_balance_do_not_depend_on_the_partition():
+    """Four images of five windows at once, in two halves, and one by one in another order."""
+    gate = NoisyTopKGate(4, 6, 2, dtype=torch.float64)
+    torch.nn.init.normal_(gate.w_gate)
+    torch.nn.init.normal_(gate.w_noise)
+    features, keys = torch.randn(4, 5, 4, dtype=torch.float64), [7, 1, 2**60, 3]
+    whole = keyed(gate, features.flatten(0, 1), keys)
+    halves = [keyed(gate, features[i : i + 2].flatten(0, 1), keys[i : i + 2]) for i in (0, 2)]
+    single = {i: keyed(gate, features[i], [keys[i]]) for i in (2, 0, 3, 1)}
+    for parts in (halves, [single[i] for i in range(4)]):
+        assert torch.equal(torch.cat([part.indices for part in parts]), whole.indices)
+        torch.testing.assert_close(torch.cat([part.gates for part in parts]), whole.gates)
+        torch.testing.assert_close(torch.stack([part.balance for part in parts]).mean(), whole.balance)
+    gate.samples = Samples(1, None, 0)
+    assert not torch.isclose(gate(features.flatten(0, 1)).balance, whole.balance)
+
+
+def test_balance_is_the_mean_over_images_of_the_formula():
+    importance, load = torch.rand(3, 6, dtype=torch.float64), torch.rand(3, 6, dtype=torch.float64)
+    rows = [
+        slow_cv_squared(i.tolist()) + slow_cv_squared(x.tolist())
+        for i, x in zip(importance, load, strict=True)
+    ]
+    assert balance_loss(importance, load).item() == pytest.approx(sum(rows) / 3, rel=1e-12)
+
+
+def test_noise_is_normal_and_differs_between_images_layers_and_runs():
+    draws = [
+        keyed_normal(Samples(2, keys, layer), 2 * 2000, 8)
+        for keys, layer in (((1, 2), 0), ((1, 2), 1), ((3, 4), 0))
+    ]
+    for drawn in draws:
+        assert abs(drawn.mean()) < 5 / 32_000**0.5  # five standard errors
+        assert abs(drawn.std() - 1) < 5 / (2 * 32_000) ** 0.5
+    parts = [part for drawn in draws for part in drawn.chunk(2)]
+    assert all(not torch.equal(a, b) for i, a in enumerate(parts) for b in parts[:i])
+    assert torch.equal(keyed_normal(Samples(1, (2,), 0), 2000, 8), parts[1])

@@ -25,19 +25,35 @@ def _fresh_accelerate():
     AcceleratorState._reset_state()  # a run in another test leaves its precision behind
 
 
+KEYS = torch.tensor([11, 12])
+
+
+class Keyless(nn.Sequential):
+    """Takes the keys that the loop gives, and needs none."""
+
+    def forward(self, x, keys):
+        assert keys is None or len(keys) == len(x)
+        return super().forward(x)
+
+
+def mse(output, target, keys):
+    assert len(keys) == len(target)
+    return F.mse_loss(output, target)
+
+
 @pytest.mark.parametrize("clip", [0.05, 100.0])
 def test_steps_written_out(tmp_path, clip):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    model = Keyless(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
     slow = copy.deepcopy(model)
     plan = Plan(steps=4, batch_size=6, micro_batch=2, processes=1, lr=0.05, eval_every=9)
-    batches = [{"image": torch.randn(2, 3), "mask": torch.randn(2, 1)} for _ in range(4 * 3)]
+    batches = [{"image": torch.randn(2, 3), "mask": torch.randn(2, 1), "key": KEYS} for _ in range(4 * 3)]
 
     accelerator = Accelerator(cpu=True)
     trained, optimizer = accelerator.prepare(model, make_optimizer(model, plan.lr, 0.1))
     seen = []
     with Reporter(tmp_path, plan.steps, "x", enabled=False) as reporter:
-        loop = Loop(accelerator, trained, optimizer, F.mse_loss, plan, clip, reporter)
+        loop = Loop(accelerator, trained, optimizer, mse, plan, clip, reporter)
         loop.run(batches, lambda step: seen.append(step) or False)
     assert seen == [1, 2, 3, 4]
 
@@ -50,7 +66,7 @@ def test_steps_written_out(tmp_path, clip):
         images = torch.cat([b["image"] for b in batches[3 * step : 3 * step + 3]])
         targets = torch.cat([b["mask"] for b in batches[3 * step : 3 * step + 3]])
         reference.zero_grad()
-        F.mse_loss(slow(images), targets).backward()
+        F.mse_loss(slow(images, None), targets).backward()
         norm = torch.sqrt(sum(p.grad.square().sum() for p in slow.parameters()))
         for p in slow.parameters():
             p.grad *= min(1.0, clip / norm)
@@ -71,24 +87,24 @@ def test_clipping_is_at_work():
             seen.append(torch.stack(norms).norm().item())
             return super().step(closure)
 
-    model = nn.Linear(3, 1)
+    model = Keyless(nn.Linear(3, 1))
     accelerator = Accelerator(cpu=True)
     trained, optimizer = accelerator.prepare(model, Spy(model.parameters(), lr=0.1))
     plan = Plan(steps=1, batch_size=2, micro_batch=2, processes=1, lr=0.1, eval_every=1)
-    batch = {"image": 100 * torch.ones(2, 3), "mask": torch.zeros(2, 1)}
+    batch = {"image": 100 * torch.ones(2, 3), "mask": torch.zeros(2, 1), "key": KEYS}
     with Reporter(_nowhere(), 1, "x", enabled=False) as reporter:
-        Loop(accelerator, trained, optimizer, F.mse_loss, plan, 0.5, reporter).run([batch], lambda step: True)
+        Loop(accelerator, trained, optimizer, mse, plan, 0.5, reporter).run([batch], lambda step: True)
     assert seen == [pytest.approx(0.5, rel=1e-4)]
 
 
 def test_a_loss_that_is_not_finite_is_told(tmp_path, capsys):
-    model = nn.Linear(3, 1)
+    model = Keyless(nn.Linear(3, 1))
     accelerator = Accelerator(cpu=True)
     trained, optimizer = accelerator.prepare(model, make_optimizer(model, 0.1, 0.0))
     plan = Plan(steps=1, batch_size=1, micro_batch=1, processes=1, lr=0.1, eval_every=1)
-    batch = {"image": torch.full((1, 3), float("nan")), "mask": torch.zeros(1, 1)}
+    batch = {"image": torch.full((1, 3), float("nan")), "mask": torch.zeros(1, 1), "key": KEYS[:1]}
     with Reporter(tmp_path, 1, "x") as reporter:
-        Loop(accelerator, trained, optimizer, F.mse_loss, plan, 1.0, reporter).run([batch], lambda step: True)
+        Loop(accelerator, trained, optimizer, mse, plan, 1.0, reporter).run([batch], lambda step: True)
     assert "step 1: the loss is nan. If this goes on, lower --lr" in capsys.readouterr().out
 
 
@@ -113,11 +129,11 @@ def test_binary_objective_is_structure_loss_on_upsampled_logits_plus_balance(sma
     up = F.interpolate(output.mask_logits, (64, 64), mode="bilinear", align_corners=False)
     balance = sum(block.attn.qkv.aux_loss for block in model.encoder.blocks)
     assert balance > 0
-    torch.testing.assert_close(objective(output, target), structure_loss(up, target) + balance)
+    torch.testing.assert_close(objective(output, target, [1, 2]), structure_loss(up, target) + balance)
     model.eval()
     plain = model(torch.randn(2, 3, 64, 64))
     up = F.interpolate(plain.mask_logits, (64, 64), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(objective(plain, target), structure_loss(up, target))
+    torch.testing.assert_close(objective(plain, target, [1, 2]), structure_loss(up, target))
 
 
 def test_mask_classification_objective_takes_the_raw_output(small_backbone):
@@ -125,8 +141,44 @@ def test_mask_classification_objective_takes_the_raw_output(small_backbone):
     objective = make_objective(model, "default")
     target = torch.randint(0, 3, (1, 64, 64))
     output = HeadOutput(torch.randn(1, 10, 32, 32, requires_grad=True), torch.randn(1, 10, 4))
-    objective(output, target).backward()
+    objective(output, target, [1]).backward()
     assert output.mask_logits.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("classes", "head", "loss"),
+    [
+        (2, "binary", "default"),
+        (2, "binary", "balanced-bce"),
+        (3, "per-class", "default"),
+        (3, "mask-classification", "default"),
+    ],
+)
+def test_a_batch_weighs_its_images_the_same_however_it_is_cut(small_backbone, classes, head, loss):
+    """Also an image that is mostly ignored: means over the batch's pixels would drown it."""
+    model = segmenter(small_backbone, [f"class {i}" for i in range(classes)], head=head)
+    for block in model.encoder.blocks:
+        torch.nn.init.normal_(block.attn.qkv.lora_B, std=0.1)
+    objective = make_objective(model.train(), loss)
+    image, target, keys = torch.randn(4, 3, 64, 64), torch.randint(0, classes, (4, 64, 64)), [5, 6, 7, 8]
+    target[1, 4:] = 255
+    target[2] = 255
+
+    def gradients(parts):
+        model.zero_grad()
+        for part in parts:
+            output = model(image[part], keys[part])
+            (objective(output, target[part], keys[part]) / len(parts)).backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    whole = gradients([slice(0, 4)])
+    for parts in ([slice(0, 2), slice(2, 4)], [slice(i, i + 1) for i in (3, 1, 0, 2)]):
+        for name, grad in gradients(parts).items():
+            # float32 sums over 4096 pixels in another order
+            torch.testing.assert_close(
+                grad, whole[name], rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
+    assert whole["encoder.blocks.0.attn.qkv.gate.w_noise"].abs().max() > 0
 
 
 def test_names_of_losses():

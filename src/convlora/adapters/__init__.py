@@ -6,6 +6,7 @@ from convlora.adapters.full import DecoderOnly, Full
 from convlora.adapters.inject import (
     ParameterCount,
     adapter_state_dict,
+    announce_samples,
     auxiliary_loss,
     count_parameters,
     install,
@@ -26,6 +27,7 @@ __all__ = [
     "ParameterCount",
     "Unmergeable",
     "adapter_state_dict",
+    "announce_samples",
     "auxiliary_loss",
     "build_method",
     "count_parameters",

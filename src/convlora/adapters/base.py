@@ -12,8 +12,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -94,6 +95,42 @@ class AuxLossMixin:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "aux_loss": None}
+
+
+class Samples(NamedTuple):
+    """What a layer may know of the images in a training batch.
+
+    Attributes:
+        images: number of images; the rows that a layer sees are image-major.
+        keys: of each image, a number that is its own in the whole run; None where there are none.
+        layer: place of the layer among those that ask.
+    """
+
+    images: int
+    keys: tuple[int, ...] | None
+    layer: int
+
+
+@runtime_checkable
+class AsksForSamples(Protocol):
+    """A layer that treats the images of a training batch one by one; told by `inject.announce_samples`."""
+
+    samples: Samples | None
+
+
+def keyed_normal(samples: Samples, rows: int, columns: int) -> Tensor:
+    """Normal numbers (rows, columns) float32 on the CPU that depend on each image's key and the layer only.
+
+    So they are the same for any number of processes, micro-batches and workers, after a resume, and when
+    activations are computed again.
+    """
+    assert samples.keys is not None
+    drawn = []
+    for key in samples.keys:
+        seed = int(np.random.SeedSequence((key, samples.layer)).generate_state(1, np.uint64)[0] >> 1)
+        generator = torch.Generator().manual_seed(seed)
+        drawn.append(torch.randn(rows // samples.images, columns, generator=generator))
+    return torch.cat(drawn)
 
 
 def autocast_active(device_type: str) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convlora.adapters.base import at_least_float32, autocast_off
+from convlora.adapters.base import Samples, at_least_float32, autocast_off, keyed_normal
 
 NOISE_FLOOR = 0.01
 """Smallest standard deviation of the gate's noise."""
@@ -34,6 +34,11 @@ class NoisyTopKGate(nn.Module):
     noisy = clean + N(0, 1) (softplus(p W_noise) + 0.01); the gates are the softmax over the K largest logits.
     Both weights start at zero, so routing starts uniform. Computes in float32 at least, under autocast too.
 
+    The balance loss is that of each image's samples (its windows; in a global block there is one), averaged
+    over the images, as the official setting of one image a device has it. So it does not depend on how a
+    batch is cut into processes and micro-batches; nor does the noise, where the images have keys
+    (`samples`). Where nothing was announced, the whole batch counts as one image.
+
     Where logits are equal, the expert with the lower number wins: in evaluation an untrained gate sends
     everything to expert 0 on every device (`torch.topk`, as in the official code, leaves that order open).
 
@@ -54,6 +59,7 @@ class NoisyTopKGate(nn.Module):
         super().__init__()
         self.num_experts = num_experts
         self.top_k = top_k
+        self.samples: Samples | None = None
         self.w_gate = nn.Parameter(torch.zeros(channels, num_experts, device=device, dtype=dtype))
         self.w_noise = nn.Parameter(torch.zeros(channels, num_experts, device=device, dtype=dtype))
 
@@ -66,14 +72,24 @@ class NoisyTopKGate(nn.Module):
             if not self.training:
                 return Routing(*top_k_gates(clean, self.top_k), None)
             noise_std = F.softplus(features @ self.w_noise.to(dtype)) + NOISE_FLOOR
-            noisy = clean + torch.randn_like(clean) * noise_std
+            noisy = clean + self._noise(clean) * noise_std
             gates, indices = top_k_gates(noisy, self.top_k)
             dense = torch.zeros_like(clean).scatter(1, indices, gates)
             if self.top_k < self.num_experts:
                 load = expected_load(clean, noisy, noise_std, self.top_k)
             else:  # every expert is always chosen
-                load = (dense > 0).sum(0).to(dtype)
-            return Routing(gates, indices, balance_loss(dense.sum(0), load))
+                load = (dense > 0).to(dtype)
+            return Routing(gates, indices, balance_loss(self._by_image(dense), self._by_image(load)))
+
+    def _noise(self, clean: Tensor) -> Tensor:
+        if self.samples is None or self.samples.keys is None:
+            return torch.randn_like(clean)
+        return keyed_normal(self.samples, *clean.shape).to(clean.device, clean.dtype, non_blocking=True)
+
+    def _by_image(self, rows: Tensor) -> Tensor:
+        """Sum (B, M) over the samples of each image: (images, M)."""
+        images = 1 if self.samples is None else self.samples.images
+        return rows.view(images, -1, rows.shape[1]).sum(1)
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
@@ -87,7 +103,7 @@ def top_k_gates(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 
 def expected_load(clean: Tensor, noisy: Tensor, noise_std: Tensor, top_k: int) -> Tensor:
-    """Expected number of samples per expert if only that expert's noise were drawn again.
+    """Probability that a sample goes to an expert if only that expert's noise were drawn again.
 
     P(e in the top K) = Phi((clean_e - t_e) / std_e), where t_e is the K-th largest of the other noisy logits.
 
@@ -98,24 +114,28 @@ def expected_load(clean: Tensor, noisy: Tensor, noise_std: Tensor, top_k: int) -
         top_k: K, less than M.
 
     Returns:
-        (M,) sums over the batch, differentiable in all three.
+        (B, M), differentiable in all three; summed over samples, the expected load.
     """
     ranked = noisy.sort(dim=1, descending=True).values
     last_in, first_out = ranked[:, top_k - 1 : top_k], ranked[:, top_k : top_k + 1]
     threshold = torch.where(noisy > first_out, first_out, last_in)
     z = (clean - threshold) / noise_std
-    return (0.5 * (1 + torch.erf(z / math.sqrt(2)))).sum(0)
+    return 0.5 * (1 + torch.erf(z / math.sqrt(2)))
 
 
 def cv_squared(x: Tensor) -> Tensor:
-    """Squared coefficient of variation of (M,) numbers, unbiased variance; zero for a single number."""
-    if x.numel() == 1:
-        return (
-            0 * x
-        ).sum()  # with a gradient of zero: distributed training takes None for an unused parameter
-    return x.var() / (x.mean() ** 2 + 1e-10)
+    """Squared coefficient of variation along the last axis, unbiased variance; zero for a single number."""
+    if x.shape[-1] == 1:
+        # with a gradient of zero: distributed training takes None for an unused parameter
+        return (0 * x).sum(-1)
+    return x.var(-1) / (x.mean(-1) ** 2 + 1e-10)
 
 
 def balance_loss(importance: Tensor, load: Tensor) -> Tensor:
-    """CV^2(importance) + CV^2(load), both (M,): sum of gates and expected number of samples per expert."""
-    return cv_squared(importance) + cv_squared(load)
+    """CV^2(importance) + CV^2(load), the mean over images.
+
+    Args:
+        importance: (images, M), sum of the gates of an image's samples for each expert.
+        load: (images, M), expected number of its samples for each expert.
+    """
+    return (cv_squared(importance) + cv_squared(load)).mean()

@@ -1,12 +1,20 @@
 """Put a method into an encoder: freeze, count, save, load, merge. Knows no method by name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from convlora.adapters.base import Block, HasAuxLoss, Mergeable, Method, Unmergeable
+from convlora.adapters.base import (
+    AsksForSamples,
+    Block,
+    HasAuxLoss,
+    Mergeable,
+    Method,
+    Samples,
+    Unmergeable,
+)
 from convlora.errors import ConfigError, TargetError, WeightsError
 
 
@@ -162,6 +170,19 @@ def merge(encoder: nn.Module) -> None:
     for name, layer in layers:
         if isinstance(layer, Mergeable):
             replace_module(encoder, name, layer.merged().requires_grad_(False).train(encoder.training))
+
+
+def announce_samples(module: nn.Module, images: int, keys: Sequence[int] | None = None) -> None:
+    """Tell the layers that ask for it which images the next forward pass in training sees.
+
+    Args:
+        module: the adapted model.
+        images: number of images in the batch.
+        keys: a number for each image, its own in the whole run; without them noise is drawn anew each time.
+    """
+    asking = [m for m in module.modules() if isinstance(m, AsksForSamples)]
+    for layer, asks in enumerate(asking):
+        asks.samples = Samples(images, None if keys is None else tuple(keys), layer)
 
 
 def auxiliary_loss(module: nn.Module) -> Tensor | None:

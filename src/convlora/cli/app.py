@@ -1,5 +1,6 @@
 """The commands; each imports what it needs when it runs, so that `--help` is fast."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from convlora._version import __version__
 from convlora.cli import convert, data, models, runs
-from convlora.errors import ConvLoraError
+from convlora.errors import ConfigError, ConvLoraError
 
 app = typer.Typer(
     help="Fine-tune the Segment Anything Model on your own images with Conv-LoRA.",
@@ -25,13 +26,25 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _refuse_launcher(command: str | None) -> None:
+    """Only training shares its work among processes; every other command would be done by each of them."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1 and command != "train":
+        raise ConfigError(
+            f"'{command}' runs in one process, and the launcher has started {processes}. "
+            "Start it without the launcher."
+        )
+
+
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Fine-tune the Segment Anything Model on your own images with Conv-LoRA."""
+    _refuse_launcher(context.invoked_subcommand)
 
 
 for command, function in (

@@ -35,6 +35,8 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, repeatable.")] = None,
 ) -> None:
     """Fine-tune SAM on DATA and keep the model that is best on its validation images."""
+    from accelerate import PartialState
+
     from convlora.config import check_same, make_config, parse_assignments, read_yaml
     from convlora.training.fit import fit, run_folder_is_free
 
@@ -69,6 +71,8 @@ def train(
     else:
         run_folder_is_free(out)
     best = fit(chosen, resume)
+    if not PartialState().is_main_process:
+        return
     print(f"Best: step {best['step']}, validation {_headline(best)}")
     colours = f" --palette {chosen.palette}" if chosen.palette else ""
     print(f"Next: convlora evaluate {out} {data}{colours}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from convlora.errors import ConfigError
@@ -36,13 +37,20 @@ class SegmentationLoss:
     function: Callable[..., Tensor]
     resample: bool = True
 
-    def __call__(self, mask_logits: Tensor, class_logits: Tensor | None, target: Tensor) -> Tensor:
+    def __call__(
+        self,
+        mask_logits: Tensor,
+        class_logits: Tensor | None,
+        target: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Compute the loss, a scalar.
 
         Args:
             mask_logits: (B, 1, H, W), (B, K, H, W), or (B, Q, h, w) for mask classification.
             class_logits: (B, Q, K + 1) for mask classification, else unused.
             target: (B, H, W) int64, 255 is ignored.
+            generator: of random points, on the device of the logits; only mask classification has any.
 
         Raises:
             ConfigError: the loss needs class logits and the head has none, or the loss itself raises one.
@@ -52,13 +60,18 @@ class SegmentationLoss:
             return self.function(mask_logits, target)
         if class_logits is None:
             raise ConfigError("The loss needs class logits, which only the head 'mask-classification' gives.")
-        return self.function(mask_logits, class_logits, target)
+        return self.function(mask_logits, class_logits, target, generator=generator)
 
 
 def _mask_classification_total(
-    mask_logits: Tensor, class_logits: Tensor, target: Tensor, weights: MaskClassificationWeights
+    mask_logits: Tensor,
+    class_logits: Tensor,
+    target: Tensor,
+    weights: MaskClassificationWeights,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    return mask_classification_loss(mask_logits, class_logits, target, weights=weights).total
+    loss = mask_classification_loss(mask_logits, class_logits, target, weights=weights, generator=generator)
+    return loss.total
 
 
 def _mask_classification(weights: MaskClassificationWeights) -> SegmentationLoss:

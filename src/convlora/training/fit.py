@@ -9,7 +9,6 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env, set_seed
-from torch import Tensor
 
 from convlora.adapters import build_method
 from convlora.backbone.weights import load_sam
@@ -56,6 +55,7 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
     Raises:
         ConfigError, DataError, WeightsError: before any training, with what to change.
     """
+    _refuse_sharding()
     record = read_record(config.out) if resume else None
     report = check_dataset(
         config.data, classes=config.classes, palette=config.palette, record=record, progress=show_progress
@@ -104,29 +104,25 @@ class _Run:
             self.validation = Validation(config, self.dataset, self.segmenter, accelerator, reporter)
             self._introduce()
             loop = Loop(accelerator, model, optimizer, objective, self.plan, config.clip, reporter)
-            rng = self._go_on(state) if state else None
+            if state:
+                self._go_on(state)
             loop.done = self.progress.step
             loader = make_loader(
                 self._images(), self.plan, config.seed, config.workers, accelerator.process_index, loop.done
             )
             with on_interrupt(self._interrupt):
-                loop.run(loader, self._after_step, rng)
+                loop.run(loader, self._after_step)
         accelerator.wait_for_everyone()
         accelerator.end_training()
         return self.progress.best
 
-    def _go_on(self, state: tuple[Progress, Tensor]) -> Tensor:
-        """Take up a saved state; returns this process's random state."""
-        self.progress, rng = state
+    def _go_on(self, progress: Progress) -> None:
+        """Take up a saved state, with any number of processes: nothing random hangs on them."""
+        self.progress = progress
         if self.progress.finished:
             raise ConfigError(f"The run in {self.config.out} is finished; there is nothing to resume.")
-        if len(rng) != self.accelerator.num_processes:
-            raise ConfigError(
-                f"The run in {self.config.out} was made by {len(rng)} processes; resume it with as many."
-            )
         trim_log(self.config.out / "metrics.jsonl", self.progress.step)
         self.reporter.say(f"resuming after step {self.progress.step}")
-        return rng[self.accelerator.process_index]
 
     def _after_step(self, step: int) -> bool:
         """Validate and save when due; True ends the run."""
@@ -142,11 +138,8 @@ class _Run:
         return stop
 
     def _save_progress(self) -> None:
-        rng = torch.get_rng_state()[None].to(self.accelerator.device)
-        if self.accelerator.num_processes > 1:
-            rng = self.accelerator.gather(rng)
         if self.accelerator.is_main_process:
-            save_state(self.config.out, self.progress, self.segmenter, self.optimizer, rng.cpu())
+            save_state(self.config.out, self.progress, self.segmenter, self.optimizer)
         self.saved_at = time.monotonic()
 
     def _interrupt(self) -> None:
@@ -175,6 +168,11 @@ class _Run:
         (out / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
         (out / RECORD).write_text(record_splits(self.dataset))
 
+    def _where(self) -> str:
+        """Device and processes: whoever uses a launcher sees whether it started as many as meant."""
+        count = self.accelerator.num_processes
+        return f"{self.accelerator.device.type}, {count} process{'es' if count > 1 else ''}"
+
     def _introduce(self) -> None:
         config, trained = self.segmenter.config, self.segmenter.count_parameters()
         sizes = ", ".join(f"{len(pairs)} {split}" for split, pairs in self.dataset.splits.items())
@@ -185,7 +183,7 @@ class _Run:
             f"trained ({100 * trained.share:.2f} %)\n"
             f"images: {sizes}; classes: {', '.join(config.classes)}\n"
             f"{self.plan.steps} steps of {self.plan.batch_size} images at {config.image_size} px, "
-            f"{self.accelerator.mixed_precision.replace('no', 'fp32')} on {self.accelerator.device}, "
+            f"{self.accelerator.mixed_precision.replace('no', 'fp32')} on {self._where()}, "
             f"learning rate {self.plan.lr:g}"
         )
 
@@ -205,6 +203,17 @@ def _build(config: RunConfig, dataset: DataSet) -> Segmenter:
         resize=config.resize,
         seed=config.seed,
     )
+
+
+def _refuse_sharding() -> None:
+    """Sharded parameters would be saved in pieces; on CPUs, accelerate silently does not shard at all."""
+    for name in ("FSDP", "DEEPSPEED"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
+            raise ConfigError(
+                f"The launcher asks for {name}, which convlora does not support: only adapters and the mask "
+                "decoder train, so there is next to nothing to shard. Launch with --multi_gpu (DDP) instead; "
+                "where memory is short, lower --micro-batch or --image-size, or use --precision bf16."
+            )
 
 
 def run_folder_is_free(out: Path) -> None:

@@ -9,12 +9,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from convlora.head import HeadOutput
+from convlora.training.objective import Objective
 from convlora.training.optimizer import linear_decay
 from convlora.training.plan import Plan
 from convlora.training.report import Reporter
-
-Objective = Callable[[HeadOutput, Tensor], Tensor]
 
 
 class Loop:
@@ -24,7 +22,7 @@ class Loop:
         accelerator: device, precision, processes.
         model: prepared by the accelerator.
         optimizer: prepared by the accelerator.
-        objective: loss of an output and its target.
+        objective: loss of an output, its target and the keys of its images.
         plan: numbers of the run.
         clip: largest norm of the gradient.
         reporter: is told about every step.
@@ -48,18 +46,14 @@ class Loop:
         self,
         loader: DataLoader[dict[str, Tensor]],
         after_step: Callable[[int], bool],
-        rng: Tensor | None = None,
     ) -> None:
         """Train to the end of the plan, or until `after_step` says to stop.
 
         Args:
-            loader: micro-batches from step `done` on.
+            loader: micro-batches from step `done` on: 'image', 'mask' and 'key', int64 (b,), on the CPU.
             after_step: called with the number of steps done; True stops the run.
-            rng: random state to go on from.
         """
-        batches = iter(loader)  # draws a random number, so the state is set after it
-        if rng is not None:
-            torch.set_rng_state(rng)
+        batches = iter(loader)
         while self.done < self.plan.steps:
             loss = self._step(batches)
             self.done += 1
@@ -85,9 +79,9 @@ class Loop:
         return self._checked(total.item())
 
     def _accumulate(self, batch: dict[str, Tensor]) -> Tensor:
-        device = self.accelerator.device
-        output = self.model(batch["image"].to(device, non_blocking=True))
-        loss = self.objective(output, batch["mask"].to(device, non_blocking=True))
+        device, keys = self.accelerator.device, batch["key"].tolist()
+        output = self.model(batch["image"].to(device, non_blocking=True), keys)
+        loss = self.objective(output, batch["mask"].to(device, non_blocking=True), keys)
         loss = loss / self.plan.micro_batches
         self.accelerator.backward(loss)
         return loss.detach()

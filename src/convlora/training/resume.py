@@ -1,6 +1,7 @@
 """State of a run between two steps, in one file that appears whole or not at all; no pickle.
 
-A safetensors file: trained parameters, AdamW's moments, random states; its header carries the rest as JSON.
+A safetensors file: trained parameters and AdamW's moments; its header carries the rest as JSON. Random states
+are not needed: augmentation, noise and points are drawn from the seed and an image's place in the stream.
 """
 
 import json
@@ -31,9 +32,7 @@ class Progress:
     finished: bool = False
 
 
-def save_state(
-    folder: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, rng: Tensor
-) -> None:
+def save_state(folder: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Write the state; the one before it stays until the new one is complete.
 
     Args:
@@ -41,7 +40,6 @@ def save_state(
         progress: counters and scores.
         model: its trained parameters are saved.
         optimizer: AdamW over these parameters.
-        rng: (processes, n) uint8, random state of every process.
 
     Raises:
         WeightsError: the disk is full or the folder cannot be written; the last state is still there.
@@ -50,7 +48,7 @@ def save_state(
     tensors |= {name: t.detach().cpu() for name, t in _moments(model, optimizer).items()}
     part = folder / f"{FILE}.part"
     try:
-        save_file({**tensors, "rng": rng}, part, metadata={"progress": json.dumps(asdict(progress))})
+        save_file(tensors, part, metadata={"progress": json.dumps(asdict(progress))})
         part.replace(folder / FILE)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
@@ -60,13 +58,11 @@ def save_state(
         ) from error
 
 
-def load_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[Progress, Tensor] | None:
+def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
     """Put a saved state into a freshly built model and optimizer.
 
     Returns:
-        Progress and random states, or None where the run has saved nothing yet.
+        Progress, or None where the run has saved nothing yet.
 
     Raises:
         WeightsError: the file is damaged or belongs to another model.
@@ -80,9 +76,8 @@ def load_state(
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{file} is damaged: {error}. Delete it to start the run anew.") from error
-    rng = tensors.pop("rng")
     _restore(model, optimizer, tensors, file)
-    return progress, rng
+    return progress
 
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

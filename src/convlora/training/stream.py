@@ -44,13 +44,17 @@ class StreamDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
         epoch, index = place(position, len(self.images), self.seed)
-        return self.images.get(index, epoch)
+        key = np.random.SeedSequence((self.seed, position)).generate_state(1, np.uint64)[0] >> 1
+        return {**self.images.get(index, epoch), "key": torch.tensor(int(key))}
 
 
 def make_loader(
     images: SegmentationDataset, plan: Plan, seed: int, workers: int, process: int = 0, first_step: int = 0
 ) -> DataLoader[dict[str, Tensor]]:
-    """Loader of micro-batches: 'image' (b, 3, S, S) and 'mask' (b, S, S)."""
+    """Loader of micro-batches: 'image' (b, 3, S, S), 'mask' (b, S, S) and 'key' (b,).
+
+    The key is a number of the image's place in the stream: all randomness of a step is drawn from it.
+    """
     return DataLoader(
         StreamDataset(images, seed),
         batch_sampler=PositionSampler(plan, process, first_step),
