@@ -7,7 +7,7 @@ from convlora.config import make_config
 from convlora.errors import ConfigError
 from convlora.training.optimizer import linear_decay, make_optimizer
 from convlora.training.plan import Plan, make_plan
-from convlora.training.stream import PositionSampler, place
+from convlora.training.stream import PositionSampler, StreamDataset, place
 
 
 def config(**values):
@@ -99,3 +99,16 @@ def test_only_matrices_are_decayed():
     assert [p is model[0].weight for p in decayed["params"]] == [True]
     assert {id(p) for p in plain["params"]} == {id(model[0].bias), id(model[1].weight), id(model[1].bias)}
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+
+
+def test_keys_are_an_images_own_in_every_epoch_and_run():
+    class Images(list):
+        def get(self, index, epoch):
+            return {}
+
+    def keys(seed):
+        stream = StreamDataset(Images(range(3)), seed)
+        return [int(stream[position]["key"]) for position in range(9)]
+
+    assert len({*keys(0), *keys(1)}) == 18
+    assert keys(0) == keys(0)
