@@ -1,12 +1,16 @@
 """Commands that work with a run: train, evaluate, predict."""
 
+import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from convlora.cli.data import Classes, Data, PaletteFile, split_names
 from convlora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from convlora.config import RunConfig
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, adapter folder or hub id.")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]
@@ -31,6 +35,10 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Start of all random numbers.")] = None,
     precision: Precision = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would happen, memory included; write nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
     config: Annotated[Path | None, typer.Option(help="config.yaml to start from.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, repeatable.")] = None,
 ) -> None:
@@ -70,6 +78,9 @@ def train(
         check_same(chosen, make_config(read_yaml(out / "config.yaml")), out)
     else:
         run_folder_is_free(out)
+    if dry_run:
+        _print_dry_run(chosen, as_json)
+        return
     best = fit(chosen, resume)
     if not PartialState().is_main_process:
         return
@@ -133,6 +144,13 @@ def predict(
         for failure in failures:
             print(f"error: {failure}")
         raise typer.Exit(1)
+
+
+def _print_dry_run(chosen: "RunConfig", as_json: bool) -> None:
+    from convlora.training.dry_run import dry_run
+
+    found = dry_run(chosen)
+    print(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(found.lines()))
 
 
 def _merge_method(configured: object, name: str | None) -> dict[str, Any]:

@@ -17,6 +17,11 @@ from convlora.data.transforms import apply_image, apply_mask, fit_geometry, norm
 _CACHE_BYTES = 2 * 2**30
 
 
+def bytes_kept(images: int, image_size: int) -> int:
+    """Bytes that the decoded training images will take in each process."""
+    return min(images * 5 * image_size**2, _CACHE_BYTES)
+
+
 class SegmentationDataset(Dataset[dict[str, Tensor]]):
     """Training images.
 
@@ -45,7 +50,7 @@ class SegmentationDataset(Dataset[dict[str, Tensor]]):
         self.image_size, self.resize, self.seed = image_size, resize, seed
         self.augmenter = Augmenter(augment)
         self.kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        self.room = _CACHE_BYTES // (5 * image_size**2)
+        self.room = _CACHE_BYTES // (5 * image_size**2)  # pixels, mask, valid
 
     def __len__(self) -> int:
         return len(self.pairs)

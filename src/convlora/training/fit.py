@@ -106,7 +106,8 @@ class _Run:
             loop = Loop(accelerator, model, optimizer, objective, self.plan, config.clip, reporter)
             if state:
                 self._go_on(state)
-            loop.done = self.progress.step
+            loop.done, loop.splits = self.progress.step, self.progress.splits
+            self.loop = loop
             loader = make_loader(
                 self._images(), self.plan, config.seed, config.workers, accelerator.process_index, loop.done
             )
@@ -127,7 +128,7 @@ class _Run:
     def _after_step(self, step: int) -> bool:
         """Validate and save when due; True ends the run."""
         last = step == self.plan.steps
-        self.progress.step = step
+        self.progress.step, self.progress.splits = step, self.loop.splits
         due = last or step % self.plan.eval_every == 0
         stop = self.validation.run(self.progress) if due else False
         self.progress.finished = last or stop

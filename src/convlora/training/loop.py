@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from convlora.training.objective import Objective
 from convlora.training.optimizer import linear_decay
+from convlora.training.out_of_memory import cannot_halve, is_out_of_memory, release_memory
 from convlora.training.plan import Plan
 from convlora.training.report import Reporter
 
@@ -41,6 +42,7 @@ class Loop:
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self.objective, self.plan, self.clip, self.reporter = objective, plan, clip, reporter
         self.done = 0  # steps
+        self.splits = 1  # parts that each micro-batch is cut into, because memory ran out
 
     def run(
         self,
@@ -67,22 +69,53 @@ class Loop:
         factor = linear_decay(self.done, self.plan.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.lr * factor
-        total = torch.zeros((), device=self.accelerator.device)
-        for micro in range(self.plan.micro_batches):
-            last = micro == self.plan.micro_batches - 1
-            synchronise = contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
-            with synchronise:
-                total += self._accumulate(next(batches))
+        total = self._gradients([next(batches) for _ in range(self.plan.micro_batches)])
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return self._checked(total.item())
 
+    def _gradients(self, batches: list[dict[str, Tensor]]) -> Tensor:
+        """Gradients of one step, in smaller parts where memory runs out; returns the loss."""
+        while True:
+            try:
+                return self._accumulate_all(batches)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error)
+            # outside of the handler, which holds the failed step's tensors
+            self._halve(reason)
+
+    def _halve(self, reason: str) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        release_memory()
+        images = max(1, self.plan.micro_batch // self.splits)
+        if images == 1 or self.accelerator.num_processes > 1:
+            raise cannot_halve(images, self.accelerator.num_processes, reason)
+        self.splits *= 2
+        now = -(-self.plan.micro_batch // self.splits)
+        self.reporter.say(
+            f"step {self.done + 1}: out of memory with {images} images at once; going on with {now}, "
+            f"still {self.plan.batch_size} a step"
+        )
+        self.reporter.record({"step": self.done + 1, "micro_batch": now})
+
+    def _accumulate_all(self, batches: list[dict[str, Tensor]]) -> Tensor:
+        total = torch.zeros((), device=self.accelerator.device)
+        size = -(-self.plan.micro_batch // self.splits)
+        parts = [part for batch in batches for part in cut(batch, size)]
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                total += self._accumulate(part)
+        return total
+
     def _accumulate(self, batch: dict[str, Tensor]) -> Tensor:
         device, keys = self.accelerator.device, batch["key"].tolist()
         output = self.model(batch["image"].to(device, non_blocking=True), keys)
         loss = self.objective(output, batch["mask"].to(device, non_blocking=True), keys)
-        loss = loss / self.plan.micro_batches
+        loss = loss * len(keys) / (self.plan.micro_batches * self.plan.micro_batch)
         self.accelerator.backward(loss)
         return loss.detach()
 
@@ -93,3 +126,9 @@ class Loop:
                 "--precision fp32."
             )
         return loss
+
+
+def cut(batch: dict[str, Tensor], size: int) -> list[dict[str, Tensor]]:
+    """Cut a batch into parts of at most `size` images, in their order."""
+    pieces = {name: tensor.split(size) for name, tensor in batch.items()}
+    return [dict(zip(pieces, part, strict=True)) for part in zip(*pieces.values(), strict=True)]

@@ -30,6 +30,7 @@ class Progress:
     best: dict[str, Any] = field(default_factory=dict)
     validations_without_gain: int = 0
     finished: bool = False
+    splits: int = 1  # of each micro-batch, because memory ran out
 
 
 def save_state(folder: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -1,0 +1,169 @@
+"""What a run would do, without doing it: data, model, steps, memory."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import psutil
+import torch
+from accelerate import PartialState
+
+from convlora.adapters import build_method
+from convlora.backbone.presets import BACKBONES, SamSpec
+from convlora.backbone.sam import Sam
+from convlora.backbone.weights import load_sam
+from convlora.config import RunConfig
+from convlora.data.check import check_dataset
+from convlora.data.dataset import bytes_kept
+from convlora.inference.predictor import autocast_dtype
+from convlora.model import Segmenter, SegmenterConfig, default_head
+from convlora.training.memory import MIB, StepMemory, estimate_peak, simulate_step
+from convlora.training.objective import resolve_loss
+from convlora.training.plan import Plan, make_plan
+from convlora.training.validation import check_metric
+
+_ROOM = 0.9  # of the free memory that a run may take
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What would happen; `to_dict` for programs, `lines` for people."""
+
+    images: dict[str, int]
+    class_shares: dict[str, float]  # of the labelled training pixels
+    backbone: str
+    method: dict[str, Any]
+    trained_parameters: dict[str, int]  # of the encoder, the decoder, the head
+    all_parameters: int
+    image_size: int
+    precision: str
+    device: str
+    plan: Plan
+    memory_mib: int
+    free_mib: int
+    step: StepMemory
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the estimate leaves a tenth of the free memory."""
+        return self.memory_mib < _ROOM * self.free_mib
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return asdict(self) | {"fits": self.fits}
+
+    def lines(self) -> list[str]:
+        """Text for people."""
+        plan, trained = self.plan, sum(self.trained_parameters.values())
+        parts = ", ".join(f"{name} {count:,}" for name, count in self.trained_parameters.items())
+        epochs = plan.steps * plan.batch_size / max(1, self.images["train"])
+        return [
+            *(f"warning: {line}" for line in self.warnings),
+            "images: " + ", ".join(f"{count} {split}" for split, count in self.images.items()),
+            "classes (share of the training pixels): "
+            + ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.class_shares.items()),
+            f"model: {self.method['name']} on {self.backbone}; {trained:,} of {self.all_parameters:,} "
+            f"parameters trained ({100 * trained / self.all_parameters:.2f} %): {parts}",
+            f"input: {self.image_size} px, {self.precision} on {self.device}",
+            f"steps: {plan.steps} of {plan.batch_size} images ({epochs:.1f} epochs), {plan.micro_batch} at "
+            f"once on each of {plan.processes} process{'es' if plan.processes > 1 else ''}; validation every "
+            f"{plan.eval_every} steps; learning rate {plan.lr:g}",
+            f"memory: about {self.memory_mib:,} MiB at its peak; {self.free_mib:,} MiB are free "
+            f"on {self.device}: " + ("fits" if self.fits else f"does not fit. {self._advice()}"),
+            "Nothing was trained or written.",
+        ]
+
+    def _advice(self) -> str:
+        options = []
+        if self.plan.micro_batch > 1:
+            options.append(f"--micro-batch {self.plan.micro_batch // 2}")
+        if self.precision == "fp32":
+            options.append("--precision bf16")
+        options += [f"--image-size {self.image_size // 2}", "a smaller --backbone", "--method decoder-only"]
+        return f"Try {', '.join(options[:-1])} or {options[-1]}."
+
+
+def dry_run(config: RunConfig) -> DryRun:
+    """Check everything that `fit` checks before its first step, and estimate the rest.
+
+    The weights of a preset are neither fetched nor read; those of any other backbone are, as its shape is not
+    known without them.
+
+    Args:
+        config: the run.
+
+    Raises:
+        ConfigError, DataError, WeightsError: as `fit` would.
+    """
+    report = check_dataset(config.data, classes=config.classes, palette=config.palette)
+    report.raise_if_errors()
+    dataset = report.dataset
+    check_metric(config.metric, dataset.classes)
+    spec = _spec(config.backbone)
+    built = _segmenter_config(config, spec, dataset.classes)
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    dtype = autocast_dtype(config.precision, state.device)
+    plan = make_plan(config, len(dataset.splits["train"]), spec.encoder.embed_dim, state.num_processes)
+    held = psutil.Process().memory_info().rss
+    trained, total = _count(spec, built)
+    step = simulate_step(spec, built, plan.micro_batch, dtype)
+    cached = bytes_kept(len(dataset.splits["train"]), built.image_size)
+    peak = estimate_peak(step, state.device.type, held, cached)
+    height, width = report.statistics.get("largest image", (0, 0))
+    native = step.parameters + 4 * len(dataset.classes) * height * width * 4  # logits, softmax, copies
+    return DryRun(
+        images={split: len(pairs) for split, pairs in dataset.splits.items()},
+        class_shares=dataset.shares,
+        backbone=config.backbone,
+        method=dict(config.method),
+        trained_parameters=trained,
+        all_parameters=total,
+        image_size=built.image_size,
+        precision={None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype],
+        device=state.device.type,
+        plan=plan,
+        memory_mib=max(peak, native + held) // MIB,
+        free_mib=free_bytes(state.device) // MIB,
+        step=step,
+        warnings=[str(problem) for problem in report.warnings],
+    )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on the device now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
+
+
+def _spec(backbone: str) -> SamSpec:
+    name = backbone.removeprefix("random:")
+    return BACKBONES[name] if name in BACKBONES else load_sam(backbone).sam.spec
+
+
+def _segmenter_config(config: RunConfig, spec: SamSpec, classes: tuple[str, ...]) -> SegmenterConfig:
+    options = dict(config.method)
+    method = build_method(options.pop("name"), options)
+    head = default_head(len(classes))
+    head = head if head == "binary" else config.multiclass_head
+    resolve_loss(config.loss, head)
+    return SegmenterConfig(
+        backbone=config.backbone,
+        classes=classes,
+        method=method.name,
+        method_options=options,
+        head=head,
+        num_masks=config.num_masks or max(10, len(classes)),
+        image_size=config.image_size or spec.encoder.image_size,
+        resize=config.resize,
+    )
+
+
+def _count(spec: SamSpec, config: SegmenterConfig) -> tuple[dict[str, int], int]:
+    with torch.device("meta"):
+        model = Segmenter(Sam(spec), config)
+    parts = {"encoder": model.encoder, "mask decoder": model.decoder, "head": model.head}
+    trained = {
+        name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in parts.items()
+    }
+    return trained, model.count_parameters().total

@@ -1,0 +1,46 @@
+"""Out of memory: halve the micro-batch and go on with the same step."""
+
+import gc
+
+import torch
+
+from convlora.errors import ConfigError
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator gave up, on a GPU or on the CPU."""
+    text = str(error).lower()
+    allocator = "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and allocator)
+
+
+def release_memory() -> None:
+    """Free what the failed step left: cycles that hold tensors, and the allocator's cache."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def cannot_halve(images: int, processes: int, reason: str) -> ConfigError:
+    """Build the error for a step that cannot be made smaller here.
+
+    Args:
+        images: in memory at once on each process.
+        processes: that train together; one alone cannot change its micro-batch, as the others wait for it.
+        reason: what the allocator said.
+    """
+    if images > 1:
+        advice = (
+            f"With {processes} processes the micro-batch cannot change on the way. "
+            f"Go on with --resume --micro-batch {images // 2}"
+        )
+    else:
+        advice = (
+            "One image at once is the least. Use a smaller --image-size, --precision bf16, a smaller "
+            "--backbone, or --method decoder-only"
+        )
+    said = reason.strip().splitlines()[0][:200] if reason.strip() else "no memory"
+    return ConfigError(
+        f"Out of memory with {images} image{'s' if images > 1 else ''} at once ({said}). {advice}. "
+        "`convlora train ... --dry-run` estimates the memory. What the run has saved is kept."
+    )

@@ -1,0 +1,186 @@
+"""What --dry-run says, and the bytes it counts against those of a real step."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from convlora.backbone.sam import Sam
+from convlora.cli import main
+from convlora.config import make_config
+from convlora.errors import ConfigError, DataError
+from convlora.model import Segmenter, SegmenterConfig
+from convlora.training import dry_run as module
+from convlora.training.dry_run import dry_run
+from convlora.training.memory import (
+    ACTIVATION_FACTOR,
+    CPU_OVERHEAD,
+    DEVICE_OVERHEAD,
+    MIB,
+    StepMemory,
+    estimate_peak,
+    simulate_step,
+)
+from small import SMALL
+
+
+def segmenter_config(method="conv-lora", size=64, classes=2, head="binary"):
+    names = tuple(f"class {i}" for i in range(classes))
+    return SegmenterConfig("x", names, method, head=head, num_masks=max(10, classes), image_size=size)
+
+
+def kept_by_a_real_forward(config, images, dtype):
+    """Bytes of the storages that autograd keeps in a real forward pass, parameters left out."""
+    model = Segmenter(Sam(SMALL), config).train()
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    image = torch.randn(images, 3, config.image_size, config.image_size)
+    autocast = torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
+        out = model(image)
+    assert out.mask_logits.requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("method", ["conv-lora", "lora", "decoder-only", "full"])
+def test_counted_bytes_are_those_that_a_real_step_keeps(method, dtype):
+    config = segmenter_config(method, size=128)
+    real = kept_by_a_real_forward(config, 2, dtype)
+    counted = simulate_step(SMALL, config, 2, dtype).activations
+    # on top of what the forward keeps there are the loss's maps and what a backward step holds for a moment
+    loss = 10 * 2 * 128 * 128 * 4
+    assert real < counted < 1.3 * real + loss
+
+
+def test_counted_bytes_follow_batch_size_and_method():
+    def activations(method="conv-lora", images=1, size=128, dtype=None):
+        return simulate_step(SMALL, segmenter_config(method, size), images, dtype).activations
+
+    assert activations(images=4) == pytest.approx(4 * activations(), rel=0.1)
+    assert activations(size=256) > 3.5 * activations()
+    assert activations(dtype=torch.bfloat16) < 0.9 * activations()
+    assert activations("decoder-only") < 0.5 * activations("lora") < 0.5 * activations("full")
+
+
+def test_parameters_and_state():
+    config = segmenter_config("lora")
+    model = Segmenter(Sam(SMALL), config)
+    step = simulate_step(SMALL, config, 1, None)
+    buffers = sum(b.numel() * 4 for b in model.buffers())
+    assert step.parameters == 4 * model.count_parameters().total + buffers
+    assert step.state == 12 * model.count_parameters().trainable  # gradient, two moments
+
+
+@pytest.mark.parametrize(("classes", "head"), [(5, "per-class"), (5, "mask-classification")])
+def test_other_heads(classes, head):
+    assert simulate_step(SMALL, segmenter_config(classes=classes, head=head), 1, None).activations > 0
+
+
+def test_estimate_is_the_sum_of_its_parts():
+    step = StepMemory(parameters=100, state=20, activations=1000)
+    assert estimate_peak(step, "cpu", held=7, cached=3) == 120 + ACTIVATION_FACTOR * 1000 + 10 + CPU_OVERHEAD
+    assert estimate_peak(step, "cuda", held=7, cached=3) == 120 + ACTIVATION_FACTOR * 1000 + DEVICE_OVERHEAD
+
+
+def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["convlora", "train", *map(str, arguments), "--dry-run"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code in {None, 0}
+    return capsys.readouterr().out
+
+
+def test_prints_what_will_happen_and_writes_nothing(
+    three_class_data, small_backbone, tmp_path, monkeypatch, capsys
+):
+    arguments = [
+        three_class_data,
+        "--out",
+        tmp_path / "run",
+        "--backbone",
+        small_backbone,
+        "--precision",
+        "fp32",
+    ]
+    said = run(monkeypatch, capsys, *arguments, "--max-steps", 10, "--micro-batch", 2)
+    for part in (
+        "images: 4 test, 8 train, 4 val",
+        "background",
+        "disc",
+        "conv-lora on",
+        "parameters trained",
+        "encoder ",
+        "mask decoder ",
+        "input: 64 px, fp32 on cpu",
+        "steps: 10 of 4 images (5.0 epochs), 2 at once on each of 1 process",
+        "MiB at its peak",
+        ": fits",
+        "Nothing was trained or written.",
+    ):
+        assert part in said.replace("8 train, 4 val, 4 test", "4 test, 8 train, 4 val"), part
+    assert not (tmp_path / "run").exists()
+
+
+def test_json(binary_data, small_backbone, tmp_path, monkeypatch, capsys):
+    said = run(
+        monkeypatch, capsys, binary_data, "--out", tmp_path / "r", "--backbone", small_backbone, "--json"
+    )
+    found = json.loads(said)
+    config = make_config({"data": binary_data, "out": tmp_path / "r", "backbone": str(small_backbone)})
+    assert found == json.loads(
+        json.dumps(dry_run(config).to_dict() | {k: found[k] for k in ("free_mib", "memory_mib")})
+    )
+    assert found["fits"] is True
+    assert found["plan"]["steps"] == 60
+    model = Segmenter.from_backbone(str(small_backbone), ("background", "foreground"))
+    assert sum(found["trained_parameters"].values()) == model.count_parameters().trainable
+    assert sum(found["class_shares"].values()) == pytest.approx(1)
+
+
+def test_says_when_it_does_not_fit_and_what_to_change(binary_data, small_backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "free_bytes", lambda device: 100 * MIB)
+    values = {
+        "data": binary_data,
+        "out": tmp_path / "r",
+        "backbone": str(small_backbone),
+        "precision": "fp32",
+    }
+    found = dry_run(make_config(values))
+    assert not found.fits
+    text = "\n".join(found.lines())
+    assert (
+        "100 MiB are free on cpu: does not fit. Try --micro-batch 2, --precision bf16, --image-size 32,"
+        in text
+    )
+
+
+def test_a_preset_needs_no_weights(binary_data, tmp_path):
+    config = make_config({"data": binary_data, "out": tmp_path / "r", "backbone": "facebook/sam-vit-huge"})
+    found = dry_run(config)
+    assert sum(found.trained_parameters.values()) == 4_020_096
+    assert found.memory_mib > 4000
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"metric": "dize"}, ConfigError, "metric 'dize' is not computed here"),
+        ({"loss": "ce-dice"}, ConfigError, "is for head 'per-class'"),
+        ({"batch_size": 4, "micro_batch": 3}, ConfigError, "micro_batch is 3; it must divide"),
+        ({"image_size": 100}, ConfigError, "image_size is 100; it must be a multiple"),
+        ({"data": "nowhere"}, DataError, "nowhere"),
+    ],
+)
+def test_errors_are_those_of_training(values, error, message, binary_data, small_backbone, tmp_path):
+    known = {"data": binary_data, "out": tmp_path / "r", "backbone": str(small_backbone)}
+    with pytest.raises(error, match=message):
+        dry_run(make_config(known | values))
