@@ -6,18 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from convlora._version import __version__
+from convlora.adapter_folder import (
+    CARD,
+    CONFIG,
+    FORMAT,
+    TENSORS,
+    explain_wrong_path,
+    file_digest,
+    read_config,
+    read_tensors,
+)
 from convlora.adapters import adapter_state_dict, load_adapter_state_dict
-from convlora.backbone.weights import load_sam
-from convlora.errors import WeightsError
-from convlora.model import Segmenter, SegmenterConfig
-
-CONFIG, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
-_FORMAT = 1
+from convlora.backbone.presets import BACKBONES
+from convlora.backbone.weights import LoadedSam, load_sam
+from convlora.errors import ConfigError, TargetError, WeightsError
+from convlora.model import Segmenter
+from convlora.output import find_folder, replace_folder, to_disk
 
 
 def save_pretrained(segmenter: Segmenter, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
@@ -29,26 +38,43 @@ def save_pretrained(segmenter: Segmenter, folder: Path, metadata: Mapping[str, A
         metadata: put into adapter_config.json under 'training': metrics, data fingerprint, command.
 
     Raises:
-        WeightsError: what was written does not read back the same.
+        WeightsError: the disk is full or the place not writable (a folder that was there is kept), or what
+            was written does not read back the same.
     """
     tensors = {name: t.cpu().contiguous() for name, t in adapter_state_dict(segmenter).items()}
+    part = folder.with_name(folder.name + ".part")
+    try:
+        _write(segmenter, tensors, part, metadata)
+        _compare(tensors, part / TENSORS)
+        replace_folder(part, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise WeightsError(
+            f"{folder} cannot be written: {error}. What was there before is kept; make room, or save "
+            "elsewhere."
+        ) from error
+
+
+def _write(
+    segmenter: Segmenter, tensors: dict[str, Tensor], part: Path, metadata: Mapping[str, Any] | None
+) -> None:
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file(tensors, part / TENSORS, metadata={"format": "pt"})
     trained, total = segmenter.count_parameters()
     content = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "convlora_version": __version__,
         **segmenter.config.to_dict(),
         "trained_parameters": trained,
         "all_parameters": total,
+        "sha256": file_digest(part / TENSORS),
         "training": dict(metadata or {}),
     }
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(tensors, part / TENSORS, metadata={"format": "pt"})
     (part / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
     (part / CARD).write_text(_card(content))
-    _compare(tensors, part / TENSORS)
-    _replace(part, folder)
+    for file in part.iterdir():
+        to_disk(file)
 
 
 def from_pretrained(source: str | Path, backbone: str | None = None) -> Segmenter:
@@ -66,17 +92,20 @@ def from_pretrained(source: str | Path, backbone: str | None = None) -> Segmente
             backbone's weights are not those of the training.
     """
     folder = find_adapter(source)
-    content = read_adapter_config(folder)
-    config = _segmenter_config(content, folder / CONFIG)
-    loaded = load_sam(backbone or config.backbone)
+    content = read_config(folder)
+    config = content.segmenter_config()
+    loaded = _load_backbone(backbone or config.backbone, folder)
     if loaded.fingerprint != config.backbone_fingerprint:
         raise WeightsError(
             f"{folder} was trained on the backbone '{config.backbone}' with fingerprint "
             f"{config.backbone_fingerprint}, but '{loaded.source}' has {loaded.fingerprint}. "
-            "Give the backbone it was trained on."
+            "Give the backbone it was trained on with --backbone."
         )
-    segmenter = Segmenter(loaded.sam, config)
-    tensors = _read_tensors(folder / TENSORS)
+    try:
+        segmenter = Segmenter(loaded.sam, config)
+    except (ConfigError, TargetError) as error:
+        raise WeightsError(f"{folder / CONFIG} does not fit its backbone: {error}") from error
+    tensors = read_tensors(folder / TENSORS, content.sha256)
     try:
         load_adapter_state_dict(segmenter, tensors)
     except WeightsError as error:
@@ -91,72 +120,37 @@ def find_adapter(source: str | Path) -> Path:
         WeightsError: there is none.
     """
     path = Path(source)
-    for folder in (path, path / "best"):
+    for folder in (path, find_folder(path / "best")):
         if (folder / CONFIG).is_file():
             return folder
     if path.exists():
-        raise WeightsError(
-            f"{path} holds no {CONFIG}, nor does {path / 'best'}. Give a run folder that training has "
-            "finished at least one validation in, or an adapter folder."
-        )
+        raise WeightsError(explain_wrong_path(path))
     return _download(str(source))
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Read adapter_config.json.
+    """Content of adapter_config.json, checked; see `adapter_folder.read_config`."""
+    return read_config(folder).model_dump()
 
-    Raises:
-        WeightsError: it is not valid JSON, or of a newer format.
-    """
-    file = folder / CONFIG
+
+def _load_backbone(source: str, folder: Path) -> LoadedSam:
+    """The backbone, where it was in training; a relative path also counts from the adapter's folder."""
+    beside = folder / source
+    if source not in BACKBONES and not Path(source).exists() and beside.is_dir():
+        source = str(beside)
     try:
-        content: Any = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{file} is damaged: {error}. Copy the adapter folder again.") from error
-    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        raise WeightsError(f"{file} is not an adapter configuration of convlora (it has no 'format').")
-    if content["format"] > _FORMAT:
+        return load_sam(source)
+    except WeightsError as error:
         raise WeightsError(
-            f"{file} was written by convlora {content.get('convlora_version')}, in format "
-            f"{content['format']}; this version ({__version__}) reads up to {_FORMAT}. "
-            "Upgrade: pip install -U convlora"
-        )
-    return content
-
-
-def _segmenter_config(content: Mapping[str, Any], file: Path) -> SegmenterConfig:
-    names = SegmenterConfig.__dataclass_fields__
-    missing = [name for name in names if name not in content]
-    if missing:
-        raise WeightsError(f"{file} lacks the keys {', '.join(missing)}. Copy the adapter folder again.")
-    values = {name: content[name] for name in names}
-    return SegmenterConfig(**values | {"classes": tuple(values["classes"])})
-
-
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a dict
-    except FileNotFoundError as error:
-        raise WeightsError(f"{file} does not exist. Copy the whole adapter folder.") from error
-    except SafetensorError as error:
-        raise WeightsError(f"{file} is damaged: {error}. Copy the adapter folder again.") from error
+            f"The backbone of {folder} cannot be loaded. {error}\n"
+            "If it lies elsewhere now, say where with --backbone."
+        ) from error
 
 
 def _compare(tensors: Mapping[str, Tensor], file: Path) -> None:
-    read = _read_tensors(file)
+    read = read_tensors(file)
     if read.keys() != tensors.keys() or any(not read[name].equal(t) for name, t in tensors.items()):
         raise WeightsError(f"{file} does not read back as it was written. Check the disk, then save again.")
-
-
-def _replace(part: Path, folder: Path) -> None:
-    """Put `part` in the place of `folder`; at every moment one of them, or `folder`.old, is whole."""
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _download(name: str) -> Path:

@@ -23,6 +23,7 @@ from convlora.inference.drawing import comparison, stack_rows
 from convlora.inference.predictor import Prediction, Predictor
 from convlora.metrics import SegmentationMetrics
 from convlora.model import foreground_ids
+from convlora.output import write_whole
 
 _OVERVIEW_ROWS = 4
 
@@ -164,9 +165,8 @@ def add_scores(split: str, scores: dict[str, Any], file: Path) -> None:
 
 def write_scores(scores: dict[str, Any], file: Path) -> None:
     """Write JSON; a score that is not defined (a class that never occurs) is null."""
-    plain = _without_nan(scores)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(_without_nan(scores), indent=2, allow_nan=False) + "\n"
+    write_whole(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def _without_nan(value: object) -> object:

@@ -3,20 +3,26 @@
 import json
 import os
 import random
+import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from convlora.config import make_config
 from convlora.errors import ConfigError, WeightsError
 from convlora.training import fit as fit_module
 from convlora.training.fit import fit
-from convlora.training.resume import FILE
+from convlora.training.lock import locked
+from convlora.training.resume import FILE, PREVIOUS
 
 STEPS = 8
 
@@ -175,11 +181,115 @@ def test_half_written_state_is_not_used(whole, cut_run):
     same_end(whole, cut_run.out)
 
 
-def test_damaged_state(cut_run):
+@pytest.mark.parametrize("damage", ["cut off", "a bit flipped", "gone"])
+def test_damaged_state_falls_back_to_the_one_before(whole, cut_run, monkeypatch, capsys, damage):
     file = cut_run.out / FILE
-    file.write_bytes(file.read_bytes()[:-50])
-    with pytest.raises(WeightsError, match=r"state\.safetensors is damaged.*Delete it to start the run anew"):
+    monkeypatch.setattr(fit_module, "_SAVE_SECONDS", 0.0)
+    real = fit_module._Run._after_step
+
+    def cut(self, done):
+        real(self, done)
+        if done == 5:
+            raise _CutOffError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module._Run, "_after_step", cut)
+        with pytest.raises(_CutOffError):
+            fit(cut_run, resume=True)
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 1
+    damaged = {"cut off": bytes(content[:-50]), "a bit flipped": bytes(content), "gone": None}[damage]
+    file.unlink() if damaged is None else file.write_bytes(damaged)
+    capsys.readouterr()
+    fit(cut_run, resume=True)
+    said = capsys.readouterr().out
+    assert "resuming after step 4" in said
+    assert ("state.safetensors is damaged" in said) == (damage != "gone")
+    same_end(whole, cut_run.out)
+
+
+def test_all_states_damaged(cut_run):
+    for name in (FILE, PREVIOUS):
+        (cut_run.out / name).write_bytes(b"half")
+    with pytest.raises(
+        WeightsError, match=r"(?s)state\.safetensors is damaged.*previous.*damaged.*start the run anew"
+    ):
         fit(cut_run, resume=True)
+
+
+def test_data_that_changed_since(cut_run, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(cut_run.data, data)
+    mask = next((data / "train" / "masks").iterdir())
+    Image.fromarray(1 - np.asarray(Image.open(mask))).save(mask)
+    with pytest.raises(ConfigError, match=r"The data changed since the run .* Put it back"):
+        fit(cut_run.model_copy(update={"data": data}), resume=True)
+
+
+def test_other_versions_are_told(whole, cut_run, monkeypatch, capsys):
+    monkeypatch.setattr(fit_module, "__version__", "9.9")
+    fit(cut_run, resume=True)
+    assert "and is 9.9 now: the run goes on, but not bit for bit" in capsys.readouterr().out
+    same_end(whole, cut_run.out)
+
+
+def test_sigterm_is_as_ctrl_c(whole, binary_data, small_backbone, tmp_path, monkeypatch, capsys):
+    run = config(binary_data, small_backbone, tmp_path / "my run")
+    real = fit_module.Loop._step
+
+    def terminated(self, batches):
+        if self.done == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module.Loop, "_step", terminated)
+        with pytest.raises(KeyboardInterrupt):
+            fit(run)
+    assert f"--out '{run.out}' --resume" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    fit(run, resume=True)
+    same_end(whole, run.out)
+
+
+def test_the_model_card_names_the_command_that_started_the_run(cut_run, monkeypatch):
+    started = json.loads((cut_run.out / "environment.json").read_text())["command"]
+    monkeypatch.setattr(sys, "argv", ["convlora", "train", "--resume"])
+    fit(cut_run, resume=True)
+    content = json.loads((cut_run.out / "last" / "adapter_config.json").read_text())
+    assert content["training"]["command"] == shlex.join(["convlora", *started[1:]])
+
+
+# --- one run at a time ---
+
+
+def test_two_runs_in_one_folder(cut_run):
+    with (
+        locked(cut_run.out),
+        pytest.raises(ConfigError, match=rf"written by another run, process {os.getpid()}"),
+    ):
+        fit(cut_run, resume=True)
+    assert not (cut_run.out / ".lock").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": 1.0}), '{"host": 3}'],
+    ids=["cut off", "number of another process", "keys missing"],
+)
+def test_stale_lock_is_taken_over(cut_run, content):
+    (cut_run.out / ".lock").write_text(content)
+    fit(cut_run, resume=True)
+    assert not (cut_run.out / ".lock").exists()
+
+
+def test_lock_of_another_machine(cut_run):
+    (cut_run.out / ".lock").write_text(json.dumps({"host": "node7", "pid": 3, "started": 1.0}))
+    with pytest.raises(
+        ConfigError, match=r"locked by process 3 on node7\. If that run is gone, delete .*\.lock"
+    ):
+        fit(cut_run, resume=True)
+    assert (cut_run.out / ".lock").exists()
 
 
 def test_state_of_another_model(cut_run):

@@ -1,8 +1,11 @@
 """What a run was made with: versions and machine, for environment.json."""
 
+import json
 import platform
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -20,6 +23,12 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, obje
         "command": sys.argv,
         "versions": {package: _version(package) for package in _PACKAGES},
     }
+
+
+def read_command(run: Path) -> str:
+    """The command that a run was started with, as to be typed; a run that is resumed keeps it."""
+    argv = json.loads((run / "environment.json").read_text())["command"]
+    return shlex.join(["convlora", *argv[1:]])
 
 
 def _version(package: str) -> str:

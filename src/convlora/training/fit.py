@@ -1,6 +1,7 @@
 """One training run from its configuration to the run folder."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env, set_seed
 
+from convlora._version import __version__
 from convlora.adapters import build_method
 from convlora.backbone.weights import load_sam
 from convlora.config import RunConfig
@@ -23,14 +25,16 @@ from convlora.data.splits import read_record, record_splits
 from convlora.errors import ConfigError
 from convlora.inference.predictor import autocast_dtype
 from convlora.model import Segmenter, default_head
-from convlora.training.environment import describe_environment
+from convlora.output import make_folder, write_text
+from convlora.training.environment import describe_environment, read_command
 from convlora.training.interrupts import on_interrupt
+from convlora.training.lock import locked
 from convlora.training.loop import Loop
 from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
 from convlora.training.plan import make_plan
 from convlora.training.report import Reporter
-from convlora.training.resume import Progress, load_state, save_state, trim_log
+from convlora.training.resume import Progress, State, check_made_with, load_state, save_state, trim_log
 from convlora.training.stream import make_loader
 from convlora.training.validation import Validation, check_metric
 
@@ -91,9 +95,16 @@ class _Run:
         self.warnings = warnings
 
     def train(self, resume: bool) -> dict[str, Any]:
+        if not self.accelerator.is_main_process:
+            return self._train(resume)
+        make_folder(self.config.out)
+        with locked(self.config.out):
+            if not resume or not (self.config.out / RECORD).exists():
+                self._write_record()
+            return self._train(resume)
+
+    def _train(self, resume: bool) -> dict[str, Any]:
         config, accelerator = self.config, self.accelerator
-        if accelerator.is_main_process and not resume:
-            self._write_record()
         optimizer = make_optimizer(self.segmenter, self.plan.lr, config.weight_decay)
         state = load_state(config.out, self.segmenter, optimizer) if resume else None
         self.optimizer = optimizer
@@ -101,11 +112,13 @@ class _Run:
         objective = make_objective(self.segmenter, config.loss)
         with Reporter(config.out, self.plan.steps, config.metric, accelerator.is_main_process) as reporter:
             self.reporter = reporter
-            self.validation = Validation(config, self.dataset, self.segmenter, accelerator, reporter)
+            self.validation = Validation(
+                config, self.dataset, self.segmenter, accelerator, reporter, read_command(config.out)
+            )
             self._introduce()
             loop = Loop(accelerator, model, optimizer, objective, self.plan, config.clip, reporter)
-            if state:
-                self._go_on(state)
+            if resume:
+                self._go_on(state or State(self.progress, self._made_with()))
             loop.done, loop.splits = self.progress.step, self.progress.splits
             self.loop = loop
             loader = make_loader(
@@ -117,12 +130,19 @@ class _Run:
         accelerator.end_training()
         return self.progress.best
 
-    def _go_on(self, progress: Progress) -> None:
+    def _go_on(self, state: State) -> None:
         """Take up a saved state, with any number of processes: nothing random hangs on them."""
-        self.progress = progress
+        self.progress = state.progress
+        for warning in check_made_with(state.made_with, self._made_with(), self.config.out):
+            self.reporter.say(f"warning: {warning}")
+        if state.skipped:
+            self.reporter.say(
+                f"warning: {state.skipped}. Taking the one before it; the end will be the same."
+            )
         if self.progress.finished:
             raise ConfigError(f"The run in {self.config.out} is finished; there is nothing to resume.")
-        trim_log(self.config.out / "metrics.jsonl", self.progress.step)
+        if self.accelerator.is_main_process:
+            trim_log(self.config.out / "metrics.jsonl", self.progress.step)
         self.reporter.say(f"resuming after step {self.progress.step}")
 
     def _after_step(self, step: int) -> bool:
@@ -132,6 +152,7 @@ class _Run:
         due = last or step % self.plan.eval_every == 0
         stop = self.validation.run(self.progress) if due else False
         self.progress.finished = last or stop
+        self.interrupted = self._any_process(self.interrupted)
         if due or self.interrupted or time.monotonic() - self.saved_at > _SAVE_SECONDS:
             self._save_progress()
         if self.interrupted and not self.progress.finished:
@@ -140,15 +161,28 @@ class _Run:
 
     def _save_progress(self) -> None:
         if self.accelerator.is_main_process:
-            save_state(self.config.out, self.progress, self.segmenter, self.optimizer)
+            save_state(self.config.out, self.progress, self.segmenter, self.optimizer, self._made_with())
         self.saved_at = time.monotonic()
+
+    def _made_with(self) -> dict[str, str]:
+        return {
+            "data": self.dataset.fingerprint,
+            "backbone": self.segmenter.config.backbone_fingerprint,
+            "torch": torch.__version__,
+            "convlora": __version__,
+        }
 
     def _interrupt(self) -> None:
         self.interrupted = True
-        self.reporter.say(
-            "Stopping after this step. Go on with: "
-            f"convlora train {self.config.data} --out {self.config.out} --resume"
-        )
+        command = ["convlora", "train", str(self.config.data), "--out", str(self.config.out), "--resume"]
+        self.reporter.say(f"Stopping after this step. Go on with: {shlex.join(command)}")
+
+    def _any_process(self, flag: bool) -> bool:
+        """Whether the flag is up in any process: a signal reaches them at different steps."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        total = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum")
+        return bool(total > 0)
 
     def _images(self) -> SegmentationDataset:
         config = self.segmenter.config
@@ -163,11 +197,10 @@ class _Run:
 
     def _write_record(self) -> None:
         out = self.config.out
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.yaml").write_text(self.config.to_yaml())
         environment = describe_environment(self.accelerator.device, self.accelerator.mixed_precision)
-        (out / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
-        (out / RECORD).write_text(record_splits(self.dataset))
+        write_text(out / "environment.json", json.dumps(environment, indent=2) + "\n")
+        write_text(out / "config.yaml", self.config.to_yaml())
+        write_text(out / RECORD, record_splits(self.dataset))
 
     def _where(self) -> str:
         """Device and processes: whoever uses a launcher sees whether it started as many as meant."""

@@ -1,8 +1,6 @@
 """Score the validation split during a run, keep the best model, and tell when patience has run out."""
 
 import math
-import shlex
-import sys
 from typing import Any
 
 from accelerate import Accelerator
@@ -39,6 +37,7 @@ class Validation:
         segmenter: the model that is trained.
         accelerator: processes and device.
         reporter: is told the scores.
+        command: that started the run, for the model card.
     """
 
     def __init__(
@@ -48,7 +47,9 @@ class Validation:
         segmenter: Segmenter,
         accelerator: Accelerator,
         reporter: Reporter,
+        command: str,
     ) -> None:
+        self.command = command
         self.config, self.dataset, self.segmenter = config, dataset, segmenter
         self.accelerator, self.reporter = accelerator, reporter
 
@@ -101,7 +102,7 @@ class Validation:
             "step": progress.step,
             "metrics": {k: None if math.isnan(v) else v for k, v in scores.items()},
             "data_fingerprint": self.dataset.fingerprint,
-            "command": shlex.join(["convlora", *sys.argv[1:]]),
+            "command": self.command,
             "seed": self.config.seed,
         }
         if better:

@@ -1,0 +1,172 @@
+"""Reading the adapter folder: every way in which it may be wrong has its own message."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from convlora._version import __version__
+from convlora.adapters import build_method
+from convlora.errors import ConfigError, WeightsError
+from convlora.head import HeadKind
+from convlora.model import SegmenterConfig
+
+CONFIG, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
+FORMAT = 1
+_AGAIN = "Copy the adapter folder again, or train anew"
+
+
+class AdapterConfig(BaseModel):
+    """Content of adapter_config.json."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    format: int
+    convlora_version: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    backbone: str
+    backbone_fingerprint: str
+    classes: list[str] = Field(min_length=2, max_length=255)
+    method: str
+    method_options: dict[str, Any]
+    head: HeadKind
+    num_masks: int = Field(ge=0)
+    image_size: int = Field(ge=1)
+    resize: str = Field(pattern="^(pad|stretch)$")
+    trained_parameters: int = Field(ge=1)
+    all_parameters: int = Field(ge=1)
+    training: dict[str, Any]
+
+    def segmenter_config(self) -> SegmenterConfig:
+        """What the model is built from."""
+        values = {name: getattr(self, name) for name in SegmenterConfig.__dataclass_fields__}
+        return SegmenterConfig(**values | {"classes": tuple(self.classes)})
+
+
+def read_config(folder: Path) -> AdapterConfig:
+    """Read and check adapter_config.json.
+
+    Raises:
+        WeightsError: it is missing, damaged, another tool's, of another format, or a value is not valid.
+    """
+    file = folder / CONFIG
+    content = _read_json(file)
+    _check_format(content, file)
+    try:
+        config = AdapterConfig.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        problems = "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise WeightsError(f"{file} is damaged or was edited:\n{problems}\n{_AGAIN}.") from error
+    try:
+        build_method(config.method, config.method_options)
+    except ConfigError as error:
+        raise WeightsError(f"{file}: {error} {_AGAIN}.") from error
+    return config
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Args:
+        file: the file.
+        sha256: of its bytes; None skips the comparison.
+
+    Raises:
+        WeightsError: it is missing, no safetensors file, cut off or changed, or holds numbers that are not
+            finite.
+    """
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise WeightsError(f"{file} {what}. Copy the whole adapter folder.")
+    _refuse_pointer(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a dict
+        changed = sha256 is not None and file_digest(file) != sha256
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{file} is damaged: {error}. {_AGAIN}.") from error
+    if changed:
+        raise WeightsError(f"{file} was changed after it was saved: its SHA-256 is another. {_AGAIN}.")
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise WeightsError(
+                f"{file}: {name} holds numbers that are not finite; the training had diverged. "
+                "Take another checkpoint, or train anew with a lower --lr."
+            )
+    return tensors
+
+
+def explain_wrong_path(path: Path) -> str:
+    """Why a path that exists is no adapter folder, and what to give instead."""
+    folder = "Give the adapter folder that holds adapter_config.json and adapter_model.safetensors"
+    if path.is_file():
+        if path.name in {CONFIG, TENSORS}:
+            return f"{path} is a file of an adapter folder. Give the folder, {path.parent}."
+        if path.suffix == ".zip":
+            return f"{path} is a zip file. Unpack it, and give the folder."
+        if path.suffix in {".pth", ".pt", ".bin", ".ckpt", ".pkl"}:
+            return f"{path} may hold pickled code, which is never loaded. {folder}."
+        return f"{path} is a file. {folder}."
+    if (path / "last" / CONFIG).is_file():
+        return f"{path} holds no best model, but a last one. Give {path / 'last'}."
+    if (path / "config.yaml").is_file():
+        return (
+            f"{path} is a run that has not finished its first validation, so it holds no model yet. "
+            f"Go on with it with --resume."
+        )
+    return f"{path} holds no {CONFIG}, nor does {path / 'best'}. {folder}, or a run folder."
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if file.is_dir():
+        raise WeightsError(f"{file} is a folder. {_AGAIN}.")
+    _refuse_pointer(file)
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{file} is damaged: {error}. {_AGAIN}.") from error
+    except OSError as error:
+        raise WeightsError(f"{file} cannot be read: {error.strerror}.") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{file} holds a {type(content).__name__}, not keys and values. {_AGAIN}.")
+    return content
+
+
+def _check_format(content: dict[str, Any], file: Path) -> None:
+    if "peft_type" in content:
+        raise WeightsError(
+            f"{file} belongs to an adapter of the library peft ({content['peft_type']}), which is for other "
+            "models. Give an adapter folder of convlora."
+        )
+    number = content.get("format")
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise WeightsError(
+            f"{file} is not an adapter configuration of convlora: its 'format' is {number!r}, not a number "
+            f"from 1 to {FORMAT}. {_AGAIN}."
+        )
+    if number > FORMAT:
+        raise WeightsError(
+            f"{file} was written by convlora {content.get('convlora_version')}, in format {number}; this "
+            f"version ({__version__}) reads up to {FORMAT}. Upgrade: pip install -U convlora"
+        )
+
+
+def _refuse_pointer(file: Path) -> None:
+    """Git LFS leaves a small text in the place of a file that was not fetched."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(40)
+    except OSError:
+        return
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{file} is a pointer of Git LFS, not the file. Fetch it: git lfs pull")
