@@ -36,7 +36,10 @@ class Kill:
             (os, "fsync"),
             (shutil, "rmtree"),
         ):
-            patch.setattr(owner, name, self.counted(getattr(owner, name), name))
+            real = (
+                getattr(owner, name) if name != "fsync" else lambda descriptor: None
+            )  # slow, and no matter here
+            patch.setattr(owner, name, self.counted(real, name))
         for module in ("convlora.checkpoint", "convlora.training.resume"):
             patch.setattr(f"{module}.save_file", self.counted(real_save, "save_file"))
 
