@@ -228,9 +228,9 @@ def test_sample(run, tmp_path):
         (("train", "nowhere", "--out", "RUN"), "is not a folder that exists"),
         (
             ("train", "DATA", "--out", "RUN", "--method", "lora", "--set", "method.name=full"),
-            "--method is lora, but the configuration says full",
+            "'method' is given both as an option and with --set",
         ),
-        (("train", "DATA", "--out", "RUN", "--set", "method=3"), "method is 3; it must be a name"),
+        (("train", "DATA", "--out", "RUN", "--set", "method=3"), "got 3; it must be a name, or keys"),
         (
             ("train", "DATA", "--out", "TRAINED", "--resume", "--lr", "0.5"),
             "lr: None in the run, 0.5 now",

@@ -7,7 +7,8 @@ from convlora.checkpoint import from_pretrained
 from convlora.config import make_config
 from convlora.evaluation import evaluate_run
 from convlora.inference.predictor import Predictor
-from convlora.training.fit import fit, run_folder_is_free
+from convlora.training.fit import fit
+from convlora.training.run_folder import run_folder_is_free
 
 
 def train(data: str | Path, out: str | Path, **options: Any) -> dict[str, Any]:  # noqa: ANN401  # RunConfig's
@@ -25,8 +26,9 @@ def train(data: str | Path, out: str | Path, **options: Any) -> dict[str, Any]: 
     Raises:
         ConvLoraError: an option, the data or the backbone is not valid; says what to change.
     """
-    run_folder_is_free(Path(out))
-    return fit(make_config({"data": data, "out": out, **options}))
+    config = make_config({"data": data, "out": out, **options})
+    run_folder_is_free(config.out, config.data)
+    return fit(config)
 
 
 def evaluate(run: str | Path, data: str | Path, split: str = "test") -> dict[str, Any]:

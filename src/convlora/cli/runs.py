@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from convlora.cli.data import Classes, Data, split_names
+from convlora.cli.data import Classes, Data
 from convlora.errors import ConfigError
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, adapter folder or hub id.")]
@@ -34,18 +34,29 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, repeatable.")] = None,
 ) -> None:
     """Fine-tune SAM on DATA and keep the model that is best on its validation images."""
-    from convlora.config import check_same, make_config, parse_assignments, read_yaml
-    from convlora.training.fit import fit, run_folder_is_free
+    from convlora.cli.combine import combine
+    from convlora.config import check_same, load_config
+    from convlora.training.fit import fit
+    from convlora.training.run_folder import run_folder_is_free
 
-    if resume:
-        config = out / "config.yaml"
+    if resume and config is not None:
+        raise ConfigError(
+            f"--resume goes on with the configuration in {out}, so --config {config} has no place. "
+            "Leave out one."
+        )
+    record = out / "config.yaml"
+    if resume and not record.is_file():
+        raise ConfigError(
+            f"{record} does not exist, so there is no run to resume. Start it without --resume."
+        )
 
     options: dict[str, Any] = {
         "data": data,
         "out": out,
         "backbone": backbone,
+        "method": method,
         "preset": preset,
-        "classes": split_names(classes),
+        "classes": None if classes is None else [name.strip() for name in classes.split(",")],
         "epochs": epochs,
         "max_steps": max_steps,
         "batch_size": batch_size,
@@ -55,17 +66,14 @@ def train(
         "seed": seed,
         "precision": precision,
     }
-    given = {key: value for key, value in options.items() if value is not None}
-    assigned = parse_assignments(settings or [])
-    if both := sorted(given.keys() & assigned.keys()):
-        raise ConfigError(f"'{both[0]}' is given both as an option and with --set. Give it once.")
-    values = {**(read_yaml(config) if config else {}), **given, **assigned}
-    values["method"] = _merge_method(values.get("method"), method)
-    chosen = make_config(values)
+    asked = combine(options, settings or [], record if resume else config)
+    chosen = asked.config()
     if resume:
-        check_same(chosen, make_config(read_yaml(out / "config.yaml")), out)
+        check_same(chosen, load_config(record), out)
     else:
-        run_folder_is_free(out)
+        run_folder_is_free(out, data)
+        for note in asked.notes:
+            print(note)
     best = fit(chosen, resume)
     print(f"Best: step {best['step']}, validation {_headline(best)}")
     print(f"Next: convlora evaluate {out} {data}")
@@ -124,22 +132,6 @@ def predict(
         for failure in failures:
             print(f"error: {failure}")
         raise typer.Exit(1)
-
-
-def _merge_method(configured: object, name: str | None) -> dict[str, Any]:
-    """Method of the configuration file or `--set method.x=`, with `--method` on top."""
-    options: dict[str, Any] = {}
-    if isinstance(configured, str):
-        options = {"name": configured}
-    elif isinstance(configured, dict):
-        options = dict(configured)
-    elif configured is not None:
-        raise ConfigError(f"method is {configured!r}; it must be a name, or keys such as name and rank.")
-    if name is not None and options.get("name", name) != name:
-        raise ConfigError(
-            f"--method is {name}, but the configuration says {options['name']}. Give one of them."
-        )
-    return options | ({"name": name} if name is not None else {})
 
 
 def _headline(scores: dict[str, Any]) -> str:

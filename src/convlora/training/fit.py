@@ -2,7 +2,6 @@
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -200,13 +199,3 @@ def _build(config: RunConfig, dataset: DataSet) -> Segmenter:
         resize=config.resize,
         seed=config.seed,
     )
-
-
-def run_folder_is_free(out: Path) -> None:
-    """Refuse to write over another run.
-
-    Raises:
-        ConfigError: the folder holds a run.
-    """
-    if (out / "metrics.jsonl").exists():
-        raise ConfigError(f"{out} holds a run already. Choose another --out, or delete it.")

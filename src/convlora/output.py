@@ -1,0 +1,126 @@
+"""Where results go: checked before the work, never over a file that must stay, whole or not there at all."""
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from convlora.errors import ConfigError, DataError
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Check, without making it, that files can be written into a folder.
+
+    Args:
+        folder: may be missing, with its parents.
+        name: what the message calls it, such as '--out'.
+
+    Raises:
+        ConfigError: it, or what stands where a parent should be, is a file or cannot be written into.
+    """
+    place = folder
+    while not place.exists() and place != place.parent:
+        if place.is_symlink():
+            raise ConfigError(
+                f"{name} {folder}: {place} is a link to nothing. Remove it, or give another place."
+            )
+        place = place.parent
+    if not place.is_dir():
+        raise ConfigError(f"{name} {folder}: {place} is a file, not a folder. Give another place.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"{name} {folder}: {place} is not writable for you. Give another place.")
+
+
+def check_file(file: Path, name: str) -> None:
+    """Check that a JSON file can be written; a JSON file that is there is written anew.
+
+    Raises:
+        ConfigError: it is a folder, not writable, or a file of another kind; or see `check_folder`.
+    """
+    if file.is_dir():
+        raise ConfigError(
+            f"{name} {file} is a folder; give the name of a file, such as {file / 'scores.json'}."
+        )
+    if file.exists() and file.suffix.lower() != ".json":
+        raise ConfigError(f"{name} {file} exists and is no .json file, so it is not written over.")
+    if file.exists() and not os.access(file, os.W_OK):
+        raise ConfigError(f"{name} {file} is not writable for you. Give another place.")
+    check_folder(file.parent, name)
+
+
+def same_name_key(file: Path) -> str:
+    """Key that is equal for files which some file system takes for one: case and Unicode form left aside."""
+    return unicodedata.normalize("NFC", os.path.realpath(file)).casefold()
+
+
+def check_not_inputs(outputs: Iterable[Path], inputs: Iterable[Path], name: str) -> None:
+    """Check that no output is an input: through links, hard links, or names that differ in case only.
+
+    Raises:
+        ConfigError: one is; nothing has been written.
+    """
+    sources = {key: file for file in inputs for key in _identities(file)}
+    for output in outputs:
+        for key in _identities(output):
+            if key in sources:
+                raise ConfigError(
+                    f"{output} would overwrite an input, {sources[key]}. "
+                    f"Give another {name} than {output.parent}."
+                )
+
+
+def check_new(outputs: Iterable[Path], fix: str) -> None:
+    """Check that no output is there yet.
+
+    Raises:
+        ConfigError: some are; counts them and names the first.
+    """
+    there = [file for file in outputs if file.exists() or file.is_symlink()]
+    if there:
+        others = f" and {len(there) - 1} other outputs exist" if len(there) > 1 else " exists"
+        raise ConfigError(f"{there[0]}{others} already, and nothing is written over unasked. {fix}")
+
+
+def write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under another name, then rename it: it is never there half-written.
+
+    Args:
+        file: its folder is made.
+        write: writes to the path it is given.
+
+    Raises:
+        DataError: the disk is full or the place is not writable; a file that was there is as before.
+    """
+    with _write_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{file.name}.part")
+        try:
+            write(part)
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _write_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"{file} cannot be written: {error.strerror or error}. What was complete before is kept; "
+            "make room or choose another place."
+        ) from error
+
+
+class WriteError(DataError):
+    """A result cannot be written, so that those that follow could not be either."""
+
+
+def _identities(file: Path) -> Iterator[object]:
+    yield same_name_key(file)
+    try:
+        status = file.stat()
+    except OSError:
+        return
+    yield status.st_dev, status.st_ino
