@@ -236,7 +236,10 @@ def test_sample(run, tmp_path):
             "lr: None in the run, 0.5 now",
         ),
         (("train", "DATA", "--out", "RUN", "--resume"), "config.yaml does not exist"),
-        (("evaluate", "TRAINED", "DATA", "--split", "holdout"), "the split 'holdout' is missing"),
+        (
+            ("evaluate", "TRAINED", "DATA", "--split", "holdout"),
+            "split is 'holdout'; it must be one of train, val, test",
+        ),
         (("evaluate", "nowhere", "DATA"), "is no folder that exists here"),
         (("predict", "TRAINED", "nowhere.png", "--out", "RUN"), "nowhere.png does not exist"),
         (("methods", "--backbone", "vit"), "'vit' is no preset"),

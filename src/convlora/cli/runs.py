@@ -1,12 +1,15 @@
 """Commands that work with a run: train, evaluate, predict."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from convlora.cli.data import Classes, Data
 from convlora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from convlora.inference.jobs import Existing
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, adapter folder or hub id.")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]
@@ -87,6 +90,7 @@ def evaluate(
     overlay: Annotated[
         Path | None, typer.Option(help="Folder for pictures: image | truth | prediction.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over pictures in --overlay.")] = False,
     backbone: Backbone = None,
     device: Device = None,
     precision: Precision = None,
@@ -101,6 +105,7 @@ def evaluate(
         split,
         json_file=json_file,
         pictures=overlay,
+        overwrite=overwrite,
         backbone=backbone,
         device=device,
         precision=precision or "auto",
@@ -117,21 +122,31 @@ def predict(
         bool,
         typer.Option("--probabilities", help="Also write class probabilities as .npy (K, H, W) float16."),
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over files in --out.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave files in --out, write the missing ones.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
     backbone: Backbone = None,
     device: Device = None,
     precision: Precision = None,
 ) -> None:
     """Write the mask of every image as a PNG of class ids, at the image's own size."""
     from convlora.checkpoint import from_pretrained
-    from convlora.inference.files import predict_files
-    from convlora.inference.predictor import Predictor
+    from convlora.cli.outcome import tell
+    from convlora.inference.files import run_jobs
+    from convlora.inference.jobs import plan_jobs
+    from convlora.inference.predictor import Predictor, autocast_dtype, choose_device
 
+    if overwrite and skip_existing:
+        raise ConfigError("--overwrite and --skip-existing are both given. Give one of them.")
+    existing: Existing = "overwrite" if overwrite else "skip" if skip_existing else "refuse"
+    jobs = plan_jobs(inputs, out, overlay=overlay, probabilities=probabilities, existing=existing)
+    autocast_dtype(precision or "auto", choose_device(device))  # mistakes show before the model is loaded
     predictor = Predictor(from_pretrained(run, backbone), device, precision or "auto")
-    failures = predict_files(predictor, inputs, out, overlay=overlay, probabilities=probabilities)
-    if failures:
-        for failure in failures:
-            print(f"error: {failure}")
-        raise typer.Exit(1)
+    code = tell(run_jobs(predictor, jobs), jobs, inputs, out, as_json)
+    if code:
+        raise typer.Exit(code)
 
 
 def _headline(scores: dict[str, Any]) -> str:

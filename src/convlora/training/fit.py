@@ -23,6 +23,7 @@ from convlora.model import Segmenter, default_head
 from convlora.training.environment import describe_environment
 from convlora.training.interrupts import on_interrupt
 from convlora.training.loop import Loop
+from convlora.training.notes import notes
 from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
 from convlora.training.plan import make_plan
@@ -62,7 +63,8 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
     precision = _ACCELERATE[autocast_dtype(config.precision, PartialState(cpu=cpu).device)]
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
     set_seed(config.seed, device_specific=True)
-    run = _Run(config, dataset, accelerator, [str(problem) for problem in report.warnings])
+    warnings = [*map(str, report.warnings), *notes(config, dataset.classes)]
+    run = _Run(config, dataset, accelerator, warnings)
     return run.train(resume)
 
 
