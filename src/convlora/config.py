@@ -150,7 +150,8 @@ def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = N
     try:
         config = RunConfig(**(PRESETS.get(str(preset), {}) | known))
     except ValidationError as error:
-        problems += [_line(key, text, origins) for key, text in dict(map(_explain, error.errors())).items()]
+        first = dict(map(_explain, reversed(error.errors())))  # one for each key
+        problems += [_line(key, text, origins) for key, text in reversed(first.items())]
     if problems:
         raise ConfigError("The configuration is not valid:\n" + "\n".join(problems))
     return config

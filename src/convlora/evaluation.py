@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from convlora.checkpoint import find_adapter, from_pretrained
 from convlora.data.check import check_dataset
@@ -20,6 +18,7 @@ from convlora.data.layout import SPLITS, DataSet, Pair, read_class_names
 from convlora.data.masks import read_mask
 from convlora.errors import ConfigError
 from convlora.inference.drawing import comparison, stack_rows
+from convlora.inference.files import progress_bar
 from convlora.inference.predictor import Prediction, Predictor, autocast_dtype, choose_device
 from convlora.metrics import SegmentationMetrics
 from convlora.model import foreground_ids
@@ -94,7 +93,7 @@ def evaluate_run(
     rows: list[Image.Image] = []
     shown = {pair.stem for pair in pairs[:: max(1, len(pairs) // _OVERVIEW_ROWS)][:_OVERVIEW_ROWS]}
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task(f"evaluate {split}", total=len(pairs))
 
         def each(pair: Pair, prediction: Prediction) -> None:

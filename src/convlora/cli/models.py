@@ -40,11 +40,12 @@ def methods(
     table = Table(title=f"Methods; parameters on {backbone}, binary")
     for column in ("method", "trained", "share", "options and defaults"):
         right = column in {"trained", "share"}
-        table.add_column(column, justify="right" if right else "left", no_wrap=right or column == "method")
+        fixed = right or column == "method"
+        table.add_column(column, justify="right" if right else "left", no_wrap=fixed, overflow="fold")
     for row in rows:
         listed = ", ".join(f"{option}={value['default']}" for option, value in row["options"].items())
         table.add_row(row["method"], f"{row['trained']:,}", f"{100 * row['share']:.2f} %", plain(listed))
-    print_table(table)
+    print_table(table, least=76)
 
 
 def backbones(as_json: AsJson = False) -> None:

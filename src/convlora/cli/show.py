@@ -8,10 +8,15 @@ from rich.measure import Measurement
 from rich.table import Table
 
 
-def print_table(table: Table) -> None:
-    """Print a table as wide as its content needs, so that a narrow terminal cuts no number off."""
+def print_table(table: Table, least: int | None = None) -> None:
+    """Print a table so that a narrow terminal cuts no number off.
+
+    Args:
+        table: what to print.
+        least: width that it needs; by default that of its longest lines.
+    """
     console = Console()
-    needed = Measurement.get(console, console.options.update(width=1000), table).minimum
+    needed = least or Measurement.get(console, console.options.update(width=1000), table).maximum
     console.width = max(console.width, needed)
     console.print(table, crop=False)
 

@@ -68,10 +68,16 @@ def predict_files(
     return run_jobs(predictor, jobs)
 
 
+def progress_bar() -> Progress:
+    """Bar on standard error, so that standard output is the result alone; none where that is no terminal."""
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
+
+
 def run_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Outcome:
     """Predict and write; a full disk or Ctrl-C ends the work with what is complete kept."""
     outcome = Outcome()
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         try:
             for job in progress.track(jobs, description="predict"):
                 _run_job(predictor, job, outcome)

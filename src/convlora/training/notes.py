@@ -19,7 +19,7 @@ def notes(config: RunConfig, classes: tuple[str, ...]) -> list[str]:
         named = None  # the file is not used, as check_dataset has passed with the classes that were given
     if named is not None and named != classes:
         found.append(
-            f"classes: {', '.join(classes)} count, as given; the data folder itself names {', '.join(named)}. "
+            f"classes: {', '.join(classes)} count, as given; the data folder names {', '.join(named)}. "
             "convlora evaluate will ask for data that names the former."
         )
     if len(classes) == 2 and config.num_masks is not None:
