@@ -8,6 +8,7 @@ in a process of its own. Prints JSON; numbers are the largest resident memory of
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -40,7 +41,11 @@ def predict_alone(model: Path, inputs: Path, out: Path) -> float:
     )
     command = [sys.executable, "-c", code, "predict", str(model), str(inputs), "--out", str(out)]
     done = subprocess.run(
-        [*command, "--device", "cpu", "--precision", "fp32"], capture_output=True, text=True, check=True
+        [*command, "--device", "cpu", "--precision", "fp32"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # threads that wait for each other on a busy machine
+        capture_output=True,
+        text=True,
+        check=True,
     )
     unit = 2**20 if sys.platform == "darwin" else 2**10  # getrusage counts bytes there, KiB elsewhere
     return round(int(done.stderr.split()[-1]) / unit, 1)

@@ -18,7 +18,9 @@ def print_table(table: Table, least: int | None = None) -> None:
     console = Console()
     needed = least or Measurement.get(console, console.options.update(width=1000), table).maximum
     console.width = max(console.width, needed)
-    console.print(table, crop=False)
+    with console.capture() as text:
+        console.print(table, crop=False)
+    print(text.get(), end="")  # rich itself would answer a closed pipe in its own way
 
 
 def print_scores(scores: dict[str, Any]) -> None:
