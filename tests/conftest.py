@@ -1,5 +1,6 @@
 """A small backbone and small data sets, made here; no network, one thread for each test process."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ import torch
 
 from convlora.backbone.initialise import random_sam
 from convlora.backbone.weights import save_sam
+from convlora.checkpoint import save_pretrained
+from convlora.cli import main
+from convlora.model import Segmenter
 from small import SMALL, write_shapes
 
 torch.set_num_threads(1)
@@ -35,3 +39,29 @@ def binary_data(tmp_path_factory) -> Path:
 def three_class_data(tmp_path_factory) -> Path:
     """Discs and bars on noise, 8 / 4 / 4 images of two sizes."""
     return write_shapes(tmp_path_factory.mktemp("three"), 3, {"train": 8, "val": 4, "test": 4})
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run `convlora` with these arguments in this process; returns exit code, standard output and error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["convlora", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out = capsys.readouterr()
+        assert "Traceback" not in out.err
+        return code, out.out, out.err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def binary_adapter(tmp_path_factory, small_backbone) -> Path:
+    """Untrained binary model on the small backbone."""
+    folder = tmp_path_factory.mktemp("adapter") / "binary"
+    save_pretrained(Segmenter.from_backbone(str(small_backbone), ("background", "foreground")), folder)
+    return folder

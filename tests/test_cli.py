@@ -240,15 +240,18 @@ def test_sample(run, tmp_path):
         (("train", "nowhere", "--out", "RUN"), "is not a folder that exists"),
         (
             ("train", "DATA", "--out", "RUN", "--method", "lora", "--set", "method.name=full"),
-            "--method is lora, but the configuration says full",
+            "'method' is given both as an option and with --set",
         ),
-        (("train", "DATA", "--out", "RUN", "--set", "method=3"), "method is 3; it must be a name"),
+        (("train", "DATA", "--out", "RUN", "--set", "method=3"), "got 3; it must be a name, or keys"),
         (
             ("train", "DATA", "--out", "TRAINED", "--resume", "--lr", "0.5"),
             "lr: None in the run, 0.5 now",
         ),
         (("train", "DATA", "--out", "RUN", "--resume"), "config.yaml does not exist"),
-        (("evaluate", "TRAINED", "DATA", "--split", "holdout"), "the split 'holdout' is missing"),
+        (
+            ("evaluate", "TRAINED", "DATA", "--split", "holdout"),
+            "split is 'holdout'; it must be one of train, val, test",
+        ),
         (("evaluate", "nowhere", "DATA"), "is no folder that exists here"),
         (("predict", "TRAINED", "nowhere.png", "--out", "RUN"), "nowhere.png does not exist"),
         (("methods", "--backbone", "vit"), "'vit' is no preset"),

@@ -34,12 +34,12 @@ def test_none_means_not_given():
     [
         ({"epoch": 3}, "'epoch' is no key. Did you mean 'epochs'?"),
         ({"xyzzy": 3}, "'xyzzy' is no key. Valid are: augment, backbone"),
-        ({"lr": -1}, r"lr: Input should be greater than 0, got -1 \(Peak learning rate"),
-        ({"batch_size": "many"}, "batch_size: Input should be a valid integer.*got 'many'"),
-        ({"resize": "crop"}, "resize: Input should be 'pad' or 'stretch', got 'crop'"),
+        ({"lr": -1}, r"lr: got -1; it must be a finite number, above 0 and at most 1\. \(Peak learning rate"),
+        ({"batch_size": "many"}, "batch_size: got 'many'; it must be a whole number, at least 1"),
+        ({"resize": "crop"}, "resize: got 'crop'; it must be one of pad, stretch"),
         ({"method": {"name": "conv-lore"}}, "(?s)conv-lore.*conv-lora"),
         ({"method": {"name": "lora", "rnk": 2}}, "(?s)rnk.*rank"),
-        ({"preset": "fast"}, "preset is 'fast'; it must be one of default, paper"),
+        ({"preset": "fast"}, "preset: got 'fast'; it must be one of default, paper"),
         ({"seed": -1, "epochs": 0}, "(?s)epochs: .*seed: "),
     ],
 )

@@ -5,9 +5,11 @@ from typing import Any
 
 from convlora.checkpoint import from_pretrained
 from convlora.config import make_config
+from convlora.errors import ConfigError
 from convlora.evaluation import evaluate_run
-from convlora.inference.predictor import Predictor
-from convlora.training.fit import fit, run_folder_is_free
+from convlora.inference.predictor import Predictor, autocast_dtype, choose_device
+from convlora.training.fit import fit
+from convlora.training.run_folder import run_folder_is_free
 
 
 def train(data: str | Path, out: str | Path, **options: Any) -> dict[str, Any]:  # noqa: ANN401  # RunConfig's
@@ -25,15 +27,30 @@ def train(data: str | Path, out: str | Path, **options: Any) -> dict[str, Any]: 
     Raises:
         ConvLoraError: an option, the data or the backbone is not valid; says what to change.
     """
-    run_folder_is_free(Path(out))
-    return fit(make_config({"data": data, "out": out, **options}))
+    config = make_config({"data": data, "out": out, **options})
+    run_folder_is_free(config.out, config.data)
+    return fit(config)
 
 
 def evaluate(
     run: str | Path, data: str | Path, split: str = "test", *, palette: str | Path | None = None
 ) -> dict[str, Any]:
-    """Score a model on a split at native resolution; the Python form of `convlora evaluate`."""
-    return evaluate_run(run, Path(data), split, palette=Path(palette) if palette else None)
+    """Score a model on a split at native resolution; the Python form of `convlora evaluate`.
+
+    Args:
+        run: run folder, adapter folder or hub id.
+        data: data folder or file.
+        split: train, val or test.
+        palette: colours of the classes, for colour masks.
+
+    Returns:
+        Flat scores (docs/data.md), with 'split', 'checkpoint' and 'n_images'.
+
+    Raises:
+        ConvLoraError: an argument, the model or the data is not valid; says what to change.
+    """
+    colours = None if palette is None else Path(_path(palette, "palette"))
+    return evaluate_run(_path(run, "run"), Path(_path(data, "data")), split, palette=colours)
 
 
 def load(run: str | Path, *, device: str | None = None, precision: str = "auto") -> Predictor:
@@ -43,5 +60,15 @@ def load(run: str | Path, *, device: str | None = None, precision: str = "auto")
         run: run folder, adapter folder or hub id.
         device: by default a GPU if there is one.
         precision: auto, fp32, bf16 or fp16.
+
+    Raises:
+        ConvLoraError: an argument or the model is not valid; says what to change.
     """
-    return Predictor(from_pretrained(run), device, precision)
+    autocast_dtype(precision, choose_device(device))  # mistakes show before the model is loaded
+    return Predictor(from_pretrained(_path(run, "run")), device, precision)
+
+
+def _path(value: object, name: str) -> str | Path:
+    if isinstance(value, str | Path) and str(value):
+        return value
+    raise ConfigError(f"{name} is {value!r}; it must be a path, as text or pathlib.Path.")

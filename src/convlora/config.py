@@ -1,17 +1,33 @@
 """One run as a record: command line -> RunConfig -> config.yaml, and back. Unknown keys are errors."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+from pydantic_core.core_schema import ValidationInfo
 
 from convlora.adapters import build_method
 from convlora.errors import ConfigError
 from convlora.head import HeadKind
+from convlora.settings import did_you_mean, parse_assignments, read_yaml
+
+__all__ = [
+    "PAPER",
+    "PRESETS",
+    "RunConfig",
+    "check_same",
+    "did_you_mean",
+    "load_config",
+    "make_config",
+    "parse_assignments",
+    "read_yaml",
+    "refuse_nulls",
+]
 
 #: What `--preset paper` changes: the official code's behaviour, quirks included (docs/paper.md tells each).
 PAPER: dict[str, Any] = {
@@ -30,7 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
 class RunConfig(BaseModel):
     """Everything that decides a training run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     data: Path = Field(description="Folder with images and masks; or a .csv, .json or .yaml.")
     out: Path = Field(description="Run folder.")
@@ -64,37 +80,82 @@ class RunConfig(BaseModel):
     patience: int | None = Field(None, ge=1, description="Validations without gain before the run stops.")
     previews: int = Field(3, ge=0, le=32, description="Validation images drawn at each validation.")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and _kinds(cls.model_fields[str(info.field_name)]) & {int, float}:
+            raise ValueError("true or false is no number")
+        return value
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_by_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
     @field_validator("method")
     @classmethod
     def _method_is_known(cls, value: dict[str, Any]) -> dict[str, Any]:
-        options = dict(value)
-        build_method(options.pop("name", "conv-lora"), options)  # raises ConfigError
-        return {"name": "conv-lora"} | value
+        options = {"name": "conv-lora"} | value
+        try:
+            build_method(options["name"], {k: v for k, v in options.items() if k != "name"})
+        except ConfigError as error:
+            raise ValueError(f"{_OWN}{error}") from error
+        return options
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_are_names(cls, value: list[str] | None) -> list[str] | None:
+        names = [name.strip() for name in value or ()]
+        if value is not None and (not 2 <= len(names) <= 255 or "" in names or len(set(names)) < len(names)):
+            raise ValueError("2 to 255 different names, none of them empty")
+        return value if value is None else names
+
+    @model_validator(mode="after")
+    def _keys_fit_together(self) -> Self:
+        if self.num_masks is not None and self.multiclass_head != "mask-classification":
+            raise ValueError(
+                f"{_OWN}num_masks is {self.num_masks}, but multiclass_head '{self.multiclass_head}' has one "
+                "mask for each class. Leave num_masks out, or set multiclass_head=mask-classification."
+            )
+        if self.micro_batch is not None and self.micro_batch > self.batch_size:
+            raise ValueError(
+                f"{_OWN}micro_batch is {self.micro_batch}, more than batch_size, {self.batch_size}. "
+                "Lower micro_batch, or raise batch_size."
+            )
+        return self
 
     def to_yaml(self) -> str:
         """Text of config.yaml; `load_config` reads it back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def make_config(values: Mapping[str, Any]) -> RunConfig:
+def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> RunConfig:
     """Build a configuration from plain values; the preset's come first, then what is given.
 
     Args:
-        values: keys of `RunConfig`; a value of None means 'not given'.
+        values: keys of `RunConfig`. None is a value for the keys that may be None (it replaces the preset's);
+            for the others it means 'not given'.
+        origins: where a key was written, such as '--lr' or a file, for the messages.
 
     Raises:
         ConfigError: a key is unknown or a value is out of its range; all problems are listed.
     """
-    given = {key: value for key, value in values.items() if value is not None}
-    _check_known(given)
+    given = {k: v for k, v in values.items() if v is not None or _nullable(k)}
+    known = {key: value for key, value in given.items() if key in RunConfig.model_fields}
+    problems = [
+        _line(str(key), f"'{key}' is no key. {did_you_mean(key, RunConfig.model_fields)}", origins)
+        for key in given
+        if key not in RunConfig.model_fields
+    ]
     preset = given.get("preset", "default")
-    if preset not in PRESETS:
-        raise ConfigError(f"preset is '{preset}'; it must be one of {', '.join(PRESETS)}.")
     try:
-        return RunConfig(**(PRESETS[preset] | given))
+        config = RunConfig(**(PRESETS.get(str(preset), {}) | known))
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-        raise ConfigError("The configuration is not valid:\n" + "\n".join(problems)) from error
+        first = dict(map(_explain, reversed(error.errors())))  # one for each key
+        problems += [_line(key, text, origins) for key, text in reversed(first.items())]
+    if problems:
+        raise ConfigError("The configuration is not valid:\n" + "\n".join(problems))
+    return config
 
 
 def load_config(file: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -103,90 +164,102 @@ def load_config(file: Path, overrides: Mapping[str, Any] | None = None) -> RunCo
     Raises:
         ConfigError: the file is missing or not a YAML mapping, or its content is not valid.
     """
-    return make_config({**read_yaml(file), **(overrides or {})})
+    values = read_yaml(file)
+    refuse_nulls(values, str(file))
+    return make_config({**values, **(overrides or {})}, dict.fromkeys(map(str, values), str(file)))
+
+
+def refuse_nulls(values: Mapping[str, Any], source: str) -> None:
+    """Check that only keys which may be None are null.
+
+    Raises:
+        ConfigError: another key is; names the source.
+    """
+    empty = [str(key) for key, value in values.items() if value is None and not _nullable(key)]
+    if empty:
+        raise ConfigError(
+            f"{source}: {', '.join(empty)} {'has' if len(empty) == 1 else 'have'} no value. Give one, "
+            "or leave the key out for its default."
+        )
 
 
 def check_same(asked: RunConfig, recorded: RunConfig, out: Path) -> None:
-    """Check that a run is resumed with the configuration it was started with.
+    """Check that a run is resumed with the configuration it was started with; `out` itself may have moved.
 
     Raises:
         ConfigError: they differ; names the keys and both values.
     """
-    a, b = asked.model_dump(), recorded.model_dump()
+    a, b = asked.model_dump(exclude={"out"}), recorded.model_dump(exclude={"out"})
+    a["data"], b["data"] = a["data"].resolve(), b["data"].resolve()
     different = [f"  {key}: {b[key]} in the run, {a[key]} now" for key in a if a[key] != b[key]]
     if different:
+        moved = (
+            f"\nIf the data was moved, change 'data' in {out / 'config.yaml'}."
+            if a["data"] != b["data"]
+            else ""
+        )
         raise ConfigError(
             f"The run in {out} was started with another configuration:\n" + "\n".join(different) + "\n"
-            "Leave these options out to resume it, or start a new run in another --out."
+            f"Leave these options out to resume it, or start a new run in another --out.{moved}"
         )
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        ConfigError: the file is missing, is not valid YAML, or is no mapping.
-    """
-    try:
-        content = yaml.safe_load(file.read_text())
-    except FileNotFoundError as error:
-        raise ConfigError(f"{file} does not exist.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file} must hold keys and values, got {type(content).__name__}.")
-    return content
+#: Start of a message that says all itself.
+_OWN = "\0"
 
 
-def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """Read `--set key=value` items; values are YAML, `method.rank=8` reaches into the method.
-
-    Raises:
-        ConfigError: an item has no '='.
-    """
-    values: dict[str, Any] = {}
-    for item in assignments:
-        key, sign, text = item.partition("=")
-        if not sign or not key:
-            raise ConfigError(f"--set {item}: it must have the form key=value, for example method.rank=8.")
-        target = values
-        *parents, last = key.strip().split(".")
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[last] = _read_value(text)
-    return values
+def _nullable(key: object) -> bool:
+    field = RunConfig.model_fields.get(str(key))
+    return field is not None and NoneType in get_args(field.annotation)
 
 
-def _read_value(text: str) -> object:
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        try:
-            return float(value)  # YAML takes 1e-3 for a word
-        except ValueError:
-            return value
-    return value
+def _kinds(field: FieldInfo) -> set[Any]:
+    """Types that a field takes, None left out."""
+    return {kind for kind in get_args(field.annotation) or (field.annotation,) if kind is not NoneType}
 
 
-def did_you_mean(got: str, known: Iterable[str]) -> str:
-    """Suggest the nearest valid name, or list all of them."""
-    names = sorted(known)
-    near = difflib.get_close_matches(got, names, n=1)
-    return f"Did you mean '{near[0]}'?" if near else f"Valid are: {', '.join(names)}."
+def _line(key: str, text: str, origins: Mapping[str, str] | None) -> str:
+    origin = (origins or {}).get(key.partition(".")[0])
+    return f"  {key}{f' ({origin})' if origin else ''}: ".replace("  : ", "  ") + text.replace("\n", "\n    ")
 
 
-def _check_known(values: Mapping[str, Any]) -> None:
-    unknown = [
-        f"  '{key}' is no key. {did_you_mean(key, RunConfig.model_fields)}"
-        for key in values
-        if key not in RunConfig.model_fields
+def _explain(problem: ErrorDetails) -> tuple[str, str]:
+    """Key and message of one problem that pydantic found."""
+    key = str(problem["loc"][0]) if problem["loc"] else ""
+    text = problem["msg"].removeprefix("Value error, ")
+    if text.startswith(_OWN):
+        return key, text.removeprefix(_OWN)
+    field = RunConfig.model_fields[key]
+    if problem["type"] == "missing":
+        return key, f"it is not given. {field.description}"
+    got, rule = problem["input"], _rule(key, field)
+    hint = did_you_mean(got, _choices(field)) if isinstance(got, str) and _choices(field) else ""
+    near = f" {hint}" if hint.startswith("Did") else ""
+    return key, f"got {got!r}; it must be {rule}.{near} ({field.description})"
+
+
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    return tuple(choice for choice in get_args(field.annotation) if isinstance(choice, str))
+
+
+def _rule(key: str, field: FieldInfo) -> str:
+    """What a field takes, in words."""
+    named = {
+        "method": "a name, or keys such as name and rank",
+        "classes": "a list of 2 to 255 different names, such as [background, cell]; quote words such as 'no'",
+    }
+    if key in named:
+        return named[key]
+    if _choices(field):
+        return f"one of {', '.join(_choices(field))}"
+    kinds = _kinds(field)
+    if not kinds & {int, float}:
+        return "a path" if Path in kinds else "text"
+    words = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
+    bounds = [
+        text.format(getattr(bound, name))
+        for bound in field.metadata
+        for name, text in words.items()
+        if hasattr(bound, name)
     ]
-    if unknown:
-        raise ConfigError("The configuration has unknown keys:\n" + "\n".join(unknown))
-
-
-def _explain(problem: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    field = RunConfig.model_fields.get(str(problem["loc"][0])) if problem["loc"] else None
-    meaning = f" ({field.description})" if field else ""
-    got = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
-    return f"  {key}: {problem['msg']}{got}{meaning}"
+    return f"a {'whole' if int in kinds else 'finite'} number, {' and '.join(bounds)}"

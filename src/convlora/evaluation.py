@@ -1,5 +1,6 @@
 """Scores of a model on a split, at native resolution, one image at a time."""
 
+import difflib
 import json
 import math
 import sys
@@ -9,23 +10,33 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.progress import Progress
 
 from convlora.checkpoint import find_adapter, from_pretrained, read_adapter_config
 from convlora.data.check import check_dataset
+from convlora.data.classes import read_class_names
+from convlora.data.find import find_source
 from convlora.data.images import read_image
 from convlora.data.labels import read_label
-from convlora.data.layout import DataSet, Pair
+from convlora.data.layout import SPLITS, DataSet, Pair
 from convlora.data.progress import show_progress
 from convlora.data.report import Problem, Report
 from convlora.data.splits import check_unseen, read_record
+from convlora.errors import ConfigError, DataError
 from convlora.inference.drawing import comparison, stack_rows
-from convlora.inference.predictor import Prediction, Predictor
+from convlora.inference.files import progress_bar
+from convlora.inference.predictor import Prediction, Predictor, autocast_dtype, choose_device
 from convlora.metrics import SegmentationMetrics
 from convlora.model import foreground_ids
-from convlora.output import write_whole
+from convlora.output import (
+    WriteError,
+    check_file,
+    check_folder,
+    check_new,
+    check_not_inputs,
+    write_whole,
+)
 
-_OVERVIEW_ROWS = 4
+_OVERVIEW, _OVERVIEW_ROWS = "_overview.png", 4
 
 
 def new_metrics(classes: tuple[str, ...]) -> SegmentationMetrics:
@@ -41,62 +52,75 @@ def evaluate_run(
     json_file: Path | None = None,
     pictures: Path | None = None,
     palette: Path | None = None,
+    overwrite: bool = False,
     backbone: str | None = None,
     device: str | None = None,
     precision: str = "auto",
+    warn: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Score a fine-tuned model on a split.
 
     Args:
         run: run folder, adapter folder or hub id.
-        data: data folder or file; its classes must be those of the model. Data without splits is split as
-            it was for the run's training, by the run's split.json.
+        data: data folder or file; its classes, if it names them, must be those of the model. Data without
+            splits is split as it was for the run's training, by the run's split.json.
         split: 'train', 'val' or 'test'.
         json_file: where to write the scores; a run folder's metrics.json gets them too.
         pictures: folder for pictures of image | truth | prediction, and `_overview.png` of a few of them.
         palette: colours of the classes, for colour masks; by default palette.txt of the data folder.
+        overwrite: write over pictures that are there.
         backbone: where the backbone is now, if not where it was in training.
         device: where to compute.
         precision: auto, fp32, bf16 or fp16.
+        warn: is told the data's warnings; by default they go to standard error.
 
     Returns:
         Flat scores with 'split', 'checkpoint' and 'n_images'.
 
     Raises:
-        DataError: the split is missing, its data has errors, or it holds images the run was trained on.
+        DataError: the split is missing, its data has errors, or it holds images the run was trained on; or a
+            result cannot be written.
         WeightsError: the model cannot be loaded.
-        ConfigError: the classes of model and data differ.
+        ConfigError: an argument is not valid, the classes of model and data differ, or a result would be
+            written over a file that must stay. All but the work itself is checked before it.
     """
+    warn = warn or _to_standard_error
+    _check_arguments(split, json_file, pictures, device, precision)
     segmenter = from_pretrained(run, backbone)
     classes = segmenter.config.classes
+    _check_classes(classes, data)
     report = _check(run, data, list(classes), split, palette)
-    pairs = report.dataset.splits[split]
+    dataset = report.dataset
+    pairs = dataset.splits[split]
+    if pictures is not None:
+        _check_pictures(pairs, dataset, pictures, overwrite)
+    for problem in report.warnings:
+        warn(f"warning: {problem}")
     metrics = new_metrics(classes)
+    predictor = Predictor(segmenter, device, precision)
     rows: list[Image.Image] = []
     shown = {pair.stem for pair in pairs[:: max(1, len(pairs) // _OVERVIEW_ROWS)][:_OVERVIEW_ROWS]}
 
-    with Progress(transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task(f"evaluate {split}", total=len(pairs))
 
         def each(pair: Pair, prediction: Prediction) -> None:
             progress.advance(task)
             if pictures is not None:
-                picture = write_comparison(pair, prediction, report.dataset, pictures / f"{pair.stem}.png")
+                picture = write_comparison(pair, prediction, dataset, pictures / f"{pair.stem}.png")
                 rows.extend([picture] if pair.stem in shown else [])
 
-        score_pairs(Predictor(segmenter, device, precision), report.dataset, pairs, metrics, each)
+        score_pairs(predictor, dataset, pairs, metrics, each)
     if pictures is not None:
-        stack_rows(rows).save(pictures / "_overview.png")
+        overview = stack_rows(rows)
+        write_whole(pictures / _OVERVIEW, lambda part: overview.save(part, format="PNG"))
     scores = {**metrics.compute(), "split": split, "checkpoint": str(find_adapter(run))}
-    if json_file is not None:
-        write_scores(scores, json_file)
-    if (Path(run) / "metrics.json").is_file():
-        add_scores(split, scores, Path(run) / "metrics.json")
+    _record(scores, Path(run) / "metrics.json", json_file, warn)
     return scores
 
 
 def _check(run: str | Path, data: Path, classes: list[str], split: str, palette: Path | None) -> Report:
-    """Check the data, with the splits of the run; warnings go to standard error."""
+    """Check the data, with the splits of the run."""
     record = read_record(Path(run))
     report = check_dataset(
         data, classes=classes, palette=palette, splits=(split,), record=record, progress=show_progress
@@ -105,8 +129,6 @@ def _check(run: str | Path, data: Path, classes: list[str], split: str, palette:
         report.problems += check_unseen(report.found, split, record)
     if record is None and report.found is not None and report.found.by_seed:
         report.problems += _check_same_data(run, report.found)
-    for problem in report.warnings:
-        print(f"warning: {problem}", file=sys.stderr)
     report.raise_if_errors()
     return report
 
@@ -122,12 +144,76 @@ def _check_same_data(run: str | Path, dataset: DataSet) -> list[Problem]:
     return [Problem("warning", "unknown-splits", str(run), found, rule, fix)]
 
 
+def _to_standard_error(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _check_arguments(
+    split: str, json_file: Path | None, pictures: Path | None, device: str | None, precision: str
+) -> None:
+    if split not in SPLITS:
+        known = next((name for name, others in SPLITS.items() if split in others), None)
+        near = known or next(iter(difflib.get_close_matches(str(split), SPLITS, n=1)), None)
+        hint = f" Did you mean '{near}'?" if near else ""
+        raise ConfigError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.{hint}")
+    autocast_dtype(precision, choose_device(device))
+    if json_file is not None:
+        check_file(json_file, "--json")
+    if pictures is not None:
+        check_folder(pictures, "--overlay")
+
+
+def _check_classes(classes: tuple[str, ...], data: Path) -> None:
+    """Compare the model's classes with those that the data names, if it does."""
+    try:
+        source = find_source(data)
+        named = source.classes or read_class_names(source.base)
+    except DataError:
+        return  # check_dataset says it
+    if named is None or named == classes:
+        return
+    what = "the same in another order" if sorted(named) == sorted(classes) else "others"
+    raise ConfigError(
+        f"The model has {len(classes)} classes, {', '.join(classes)}; {data} names {len(named)}, {what}: "
+        f"{', '.join(named)}. The id of a mask means its place in the list. Evaluate on data with the "
+        "model's classes; if only the names differ, write the model's into classes.txt or data.yaml."
+    )
+
+
+def _check_pictures(pairs: list[Pair], dataset: DataSet, pictures: Path, overwrite: bool) -> None:
+    files = [pictures / f"{pair.stem}.png" for pair in pairs] + [pictures / _OVERVIEW]
+    if files[-1] in files[:-1]:
+        raise ConfigError(f"--overlay writes {_OVERVIEW}, and so is an image called. Rename the image.")
+    inputs = [
+        file
+        for found in dataset.splits.values()
+        for pair in found
+        for file in (pair.image, Path(str(pair.mask)))
+    ]
+    check_not_inputs(files, inputs, "--overlay")
+    if not overwrite:
+        check_new(files, "Give another --overlay, or --overwrite.")
+
+
+def _record(scores: dict[str, Any], known: Path, json_file: Path | None, warn: Callable[[str], None]) -> None:
+    """Write the scores; they are told where that fails, so that the work is not lost."""
+    if known.is_file():
+        try:
+            add_scores(scores["split"], scores, known)
+        except (WriteError, OSError, ValueError) as error:
+            warn(f"warning: {known} was not changed: {error}")
+    if json_file is not None:
+        try:
+            write_scores(scores, json_file)
+        except WriteError as error:
+            raise WriteError(f"{error}\nThe scores are: {json.dumps(_without_nan(scores))}") from error
+
+
 def write_comparison(pair: Pair, prediction: Prediction, dataset: DataSet, file: Path) -> Image.Image:
     """Write, and return, the picture image | truth | prediction of one image."""
     truth = read_label(pair.mask, dataset.encoding)
-    file.parent.mkdir(parents=True, exist_ok=True)
     picture = comparison(read_image(pair.image), truth, prediction.ids, foreground_ids(dataset.classes))
-    picture.save(file)
+    write_whole(file, lambda part: picture.save(part, format="PNG"))
     return picture
 
 

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from convlora.errors import DataError
-from convlora.inference.files import find_images, predict_files
+from convlora.errors import ConfigError, DataError
+from convlora.inference.files import predict_files
+from convlora.inference.jobs import find_images
 from convlora.inference.predictor import Predictor, autocast_dtype
 from convlora.model import Segmenter
 
@@ -75,15 +76,15 @@ def test_precision_names(name, dtype):
     assert autocast_dtype("auto", torch.device("mps")) is None
 
 
-def test_a_bad_file_does_not_stop_the_others(predictor, tmp_path, capsys):
+def test_a_bad_file_does_not_stop_the_others(predictor, tmp_path):
     for name in ("a", "c"):
         write(tmp_path / "in" / f"{name}.png")
     (tmp_path / "in" / "b.png").write_bytes(b"broken")
-    failures = predict_files(predictor, [tmp_path / "in"], tmp_path / "out")
-    assert len(failures) == 1
-    assert "b.png cannot be read as an image" in failures[0]
+    outcome = predict_files(predictor, [tmp_path / "in"], tmp_path / "out")
+    assert [image.name for image, _ in outcome.failures] == ["b.png"]
+    assert "b.png cannot be read as an image" in outcome.failures[0][1]
+    assert (outcome.written, outcome.skipped, outcome.stopped) == (2, 0, "")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.png", "c.png"}
-    assert "Wrote 2 of 3 masks" in capsys.readouterr().out
 
 
 def test_same_names_are_refused_before_work(predictor, tmp_path):
@@ -96,8 +97,10 @@ def test_same_names_are_refused_before_work(predictor, tmp_path):
 def test_inputs_are_never_overwritten(predictor, tmp_path):
     file = write(tmp_path / "a.png")
     before = file.read_bytes()
-    with pytest.raises(DataError, match="would overwrite an input image"):
-        predict_files(predictor, [tmp_path], tmp_path)
+    with pytest.raises(ConfigError, match="would overwrite an input"):
+        predict_files(predictor, [file], tmp_path, existing="overwrite")
+    with pytest.raises(ConfigError, match="is a folder of inputs"):
+        predict_files(predictor, [tmp_path], tmp_path, existing="overwrite")
     assert file.read_bytes() == before
 
 

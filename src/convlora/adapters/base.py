@@ -187,24 +187,35 @@ def build_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
     """Make a method from its name and options as read from YAML or the command line; lists become tuples.
 
     Raises:
-        ConfigError: the name or an option is unknown (with the nearest known one), or a value is not valid.
+        ConfigError: the name or an option is unknown (with the nearest known one), or a value is not valid;
+            all problems of the options are listed, a line each.
     """
-    if name not in _METHODS:
+    if not isinstance(name, str) or name not in _METHODS:
         raise ConfigError(_unknown("method", name, _METHODS))
     method = _METHODS[name]
     known = [f.name for f in _fields(method)]
-    values = dict(options or {})
-    for option in values:
-        if option not in known:
-            raise ConfigError(_unknown(f"option of {name}", option, known))
-    return method(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in (options or {}).items()}
+    problems = [_unknown(f"option of {name}", option, known) for option in given if option not in known]
+    values = {k: v for k, v in given.items() if k in known}
+    while True:  # a method stops at its first bad value: leave that one out to find the next
+        try:
+            built = method(**values)
+            break
+        except OptionError as error:
+            problems.append(str(error))
+            if error.option not in values:
+                break
+            del values[error.option]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return built
 
 
 def _fields(method: type[Method]) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(method)  # type: ignore[arg-type]  # register() lets only dataclasses in
 
 
-def _unknown(kind: str, got: str, known: Iterable[str]) -> str:
+def _unknown(kind: str, got: object, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(str(got), known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -214,10 +225,25 @@ def _unknown(kind: str, got: str, known: Iterable[str]) -> str:
 # --- checks of a method's fields, called from __post_init__ ---
 
 
+class OptionError(ConfigError):
+    """A value of a method's field is not valid.
+
+    Args:
+        message: all of it.
+        option: the field.
+    """
+
+    def __init__(self, message: str, option: str = "") -> None:
+        super().__init__(message)
+        self.option = option
+
+
 def check_option(method: Method, field: str, valid: bool, rule: str) -> None:
-    """Raise a ConfigError that names the field, its value and the rule unless `valid`."""
+    """Raise an OptionError that names the field, its value and the rule unless `valid`."""
     if not valid:
-        raise ConfigError(f"{method.name}: {field} must be {rule}, got {getattr(method, field)!r}.")
+        value = getattr(method, field)
+        shown = list(value) if isinstance(value, tuple) else value  # as it was written in YAML
+        raise OptionError(f"{method.name}: {field} must be {rule}, got {shown!r}.", field)
 
 
 def is_int(value: object, minimum: int) -> bool:
@@ -233,6 +259,6 @@ def is_number(value: object, minimum: float = 0.0) -> bool:
 
 def check_targets(method: Method, targets: object) -> None:
     """Raise a ConfigError unless `targets` is a non-empty tuple of different names."""
-    valid = isinstance(targets, tuple) and 0 < len(targets) == len(set(targets))
-    valid = valid and all(isinstance(t, str) and t for t in cast(tuple[object, ...], targets))
+    valid = isinstance(targets, tuple) and all(isinstance(t, str) and t for t in targets)
+    valid = valid and 0 < len(cast(tuple[str, ...], targets)) == len(set(cast(tuple[str, ...], targets)))
     check_option(method, "targets", valid, "a list of different layer names such as ['attn.qkv']")

@@ -20,6 +20,7 @@ from convlora.adapters.base import (
     register,
 )
 from convlora.adapters.inject import replace_module, target_linears
+from convlora.errors import ConfigError
 
 
 @register
@@ -93,7 +94,17 @@ class LoRALinear(nn.Module):
 
 
 def new_low_rank_pair(base: nn.Linear, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """A (rank, in), Kaiming uniform, and B (out, rank), zero, on the device of `base`, float32 at least."""
+    """A (rank, in), Kaiming uniform, and B (out, rank), zero, on the device of `base`, float32 at least.
+
+    Raises:
+        ConfigError: rank is above the rank that the layer itself can have.
+    """
+    full = min(base.in_features, base.out_features)
+    if rank > full:
+        raise ConfigError(
+            f"rank is {rank}, but a layer of {base.in_features} inputs and {base.out_features} outputs has "
+            f"at most rank {full}. Set method.rank to {full} or less; 3 to 16 is usual."
+        )
     device, dtype = base.weight.device, at_least_float32(base.weight.dtype)
     lora_A = nn.Parameter(torch.empty(rank, base.in_features, device=device, dtype=dtype))
     nn.init.kaiming_uniform_(lora_A, a=math.sqrt(5))

@@ -1,8 +1,11 @@
 """The commands; each imports what it needs when it runs, so that `--help` is fast."""
 
+import errno
+import functools
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -47,6 +50,33 @@ def _root(
     _refuse_launcher(context.invoked_subcommand)
 
 
+def _ends_in_a_message(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn what may go wrong into a message and an exit code; the rest is a bug and shows its traceback."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:  # noqa: ANN401  # of any command
+        try:
+            try:
+                command(*arguments, **options)
+            finally:
+                sys.stdout.flush()  # a closed pipe shows here, not when Python ends
+        except ConvLoraError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader, such as `head`, has closed the pipe
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it ends
+                raise typer.Exit(141) from None
+            place = f"{error.filename}: " if error.filename is not None else ""
+            print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+
+    return run
+
+
 for command, function in (
     ("check", data.check),
     ("convert", convert.convert),
@@ -58,17 +88,20 @@ for command, function in (
     ("info", models.info),
     ("pretrain", models.pretrain),
 ):
-    app.command(command)(function)
+    app.command(command)(_ends_in_a_message(function))
+for info in data.sample_app.registered_commands:
+    if info.callback is not None:
+        info.callback = _ends_in_a_message(info.callback)
 app.add_typer(data.sample_app, name="sample")
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in a message and exit code 2, without a traceback."""
-    try:
-        app()
-    except ConvLoraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+    """Run the command line.
+
+    Exit codes: 0; 1 where some files failed or the data has errors; 2 for a user's mistake or a place that
+    cannot be read or written, with a message and no traceback; 130 after Ctrl-C; 141 for a closed pipe.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a name shows its escape
+            stream.reconfigure(errors="backslashreplace")
+    app()

@@ -1,54 +1,82 @@
 """Commands about models: methods, backbones, info, pretrain."""
 
 import json
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from convlora.errors import ConfigError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def methods(
     backbone: Annotated[
         str, typer.Option(help="Count the parameters on this preset.")
     ] = "facebook/sam-vit-huge",
+    as_json: AsJson = False,
 ) -> None:
     """List the methods, their options, and how many parameters each trains."""
     import dataclasses
 
-    from rich.console import Console
-    from rich.table import Table
-
     from convlora.adapters import methods as all_methods
     from convlora.model import count_on_preset
+
+    rows: list[dict[str, Any]] = []
+    for name, method in all_methods().items():
+        count = count_on_preset(backbone, name)
+        fields = dataclasses.fields(method)  # type: ignore[arg-type]  # every method is a dataclass
+        options = {field.name: {"default": field.default, "help": field.metadata["help"]} for field in fields}
+        rows.append({"method": name, "trained": count.trainable, "share": count.share, "options": options})
+    if as_json:
+        print(json.dumps({"backbone": backbone, "methods": rows}, indent=2))
+        return
+    from rich.table import Table
+
+    from convlora.cli.show import plain, print_table
 
     table = Table(title=f"Methods; parameters on {backbone}, binary")
     for column in ("method", "trained", "share", "options and defaults"):
         right = column in {"trained", "share"}
-        table.add_column(column, justify="right" if right else "left", no_wrap=right or column == "method")
-    for name, method in all_methods().items():
-        count = count_on_preset(backbone, name)
-        fields = dataclasses.fields(method)  # type: ignore[arg-type]  # every method is a dataclass
-        options = ", ".join(f"{field.name}={field.default}" for field in fields)
-        table.add_row(name, f"{count.trainable:,}", f"{100 * count.share:.2f} %", options)
-    Console().print(table)
+        fixed = right or column == "method"
+        table.add_column(column, justify="right" if right else "left", no_wrap=fixed, overflow="fold")
+    for row in rows:
+        listed = ", ".join(f"{option}={value['default']}" for option, value in row["options"].items())
+        table.add_row(row["method"], f"{row['trained']:,}", f"{100 * row['share']:.2f} %", plain(listed))
+    print_table(table, least=76)
 
 
-def backbones() -> None:
+def backbones(as_json: AsJson = False) -> None:
     """List what --backbone takes."""
-    from rich.console import Console
-    from rich.table import Table
-
     from convlora.backbone.presets import BACKBONES
 
+    rows = [
+        {
+            "name": name,
+            "width": spec.encoder.embed_dim,
+            "blocks": spec.encoder.depth,
+            "native size": spec.encoder.image_size,
+            "patch": spec.encoder.patch_size,
+            "where": "in this package" if name == "sam-tiny" else "Hugging Face hub, fetched once",
+        }
+        for name, spec in BACKBONES.items()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.table import Table
+
+    from convlora.cli.show import print_table
+
     table = Table(title="Backbones")
-    for column in ("name", "width", "blocks", "native size", "patch", "where"):
+    for column in rows[0]:
         table.add_column(column, no_wrap=column == "name")
-    for name, spec in BACKBONES.items():
-        encoder = spec.encoder
-        where = "in this package" if name == "sam-tiny" else "Hugging Face hub, fetched once"
-        size, patch = f"{encoder.image_size} px", f"{encoder.patch_size} px"
-        table.add_row(name, str(encoder.embed_dim), str(encoder.depth), size, patch, where)
-    Console().print(table)
+    for row in rows:
+        units = dict.fromkeys(("native size", "patch"), " px")
+        table.add_row(*(f"{value}{units.get(key, '')}" for key, value in row.items()))
+    print_table(table)
     print("Also: a folder with config.json and model.safetensors, Meta's .pth, or random:NAME (a baseline).")
 
 
@@ -65,15 +93,19 @@ def info(
 def pretrain(
     out: Annotated[Path, typer.Option(help="Run folder; a run that was cut off there goes on.")],
     minutes: Annotated[float, typer.Option(help="Training time.")] = 60.0,
-    scenes: Annotated[int, typer.Option(help="Scenes to generate first.")] = 12_000,
-    seed: Annotated[int, typer.Option(help="Start of all random numbers.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes that generate scenes.")] = 2,
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes to generate first.")] = 12_000,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Start of all random numbers.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that generate scenes.")] = 2,
 ) -> None:
     """Pretrain the small backbone from nothing on generated scenes (needs the extra 'pretrain')."""
+    from convlora.output import check_folder
     from convlora.pretraining.loop import PretrainConfig
     from convlora.pretraining.loop import pretrain as run
     from convlora.pretraining.shards import write_shards
 
+    if not 0 < minutes < math.inf:
+        raise ConfigError(f"--minutes is {minutes:g}; it must be a finite number above 0.")
+    check_folder(out, "--out")
     write_shards(out / "scenes", scenes, shard_size=1000, seed=seed, workers=workers)
     folder = run(out / "scenes", out, PretrainConfig(minutes=minutes, seed=seed))
     print(f"Wrote {folder}. Next: convlora train DATA --out RUN --backbone {folder}")

@@ -1,16 +1,18 @@
 """Commands that work with a run: train, evaluate, predict."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convlora.cli.data import Classes, Data, PaletteFile, split_names
+from convlora.cli.data import Classes, Data, PaletteFile
 from convlora.errors import ConfigError
 
 if TYPE_CHECKING:
     from convlora.config import RunConfig
+    from convlora.inference.jobs import Existing
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, adapter folder or hub id.")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]
@@ -45,18 +47,29 @@ def train(
     """Fine-tune SAM on DATA and keep the model that is best on its validation images."""
     from accelerate import PartialState
 
-    from convlora.config import check_same, make_config, parse_assignments, read_yaml
-    from convlora.training.fit import fit, run_folder_is_free
+    from convlora.cli.combine import combine
+    from convlora.config import check_same, load_config
+    from convlora.training.fit import fit
+    from convlora.training.run_folder import run_folder_is_free
 
-    if resume:
-        config = out / "config.yaml"
+    if resume and config is not None:
+        raise ConfigError(
+            f"--resume goes on with the configuration in {out}, so --config {config} has no place. "
+            "Leave out one."
+        )
+    record = out / "config.yaml"
+    if resume and not record.is_file():
+        raise ConfigError(
+            f"{record} does not exist, so there is no run to resume. Start it without --resume."
+        )
 
     options: dict[str, Any] = {
         "data": data,
         "out": out,
         "backbone": backbone,
+        "method": method,
         "preset": preset,
-        "classes": split_names(classes),
+        "classes": None if classes is None else [name.strip() for name in classes.split(",")],
         "palette": palette,
         "epochs": epochs,
         "max_steps": max_steps,
@@ -67,17 +80,14 @@ def train(
         "seed": seed,
         "precision": precision,
     }
-    given = {key: value for key, value in options.items() if value is not None}
-    assigned = parse_assignments(settings or [])
-    if both := sorted(given.keys() & assigned.keys()):
-        raise ConfigError(f"'{both[0]}' is given both as an option and with --set. Give it once.")
-    values = {**(read_yaml(config) if config else {}), **given, **assigned}
-    values["method"] = _merge_method(values.get("method"), method)
-    chosen = make_config(values)
+    asked = combine(options, settings or [], record if resume else config)
+    chosen = asked.config()
     if resume:
-        check_same(chosen, make_config(read_yaml(out / "config.yaml")), out)
+        check_same(chosen, load_config(record), out)
     else:
-        run_folder_is_free(out)
+        run_folder_is_free(out, data)
+        for note in asked.notes:
+            print(note, file=sys.stderr if as_json else sys.stdout)
     if dry_run:
         _print_dry_run(chosen, as_json)
         return
@@ -98,6 +108,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder for pictures: image | truth | prediction.")
     ] = None,
     palette: PaletteFile = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over pictures in --overlay.")] = False,
     backbone: Backbone = None,
     device: Device = None,
     precision: Precision = None,
@@ -113,6 +124,7 @@ def evaluate(
         json_file=json_file,
         pictures=overlay,
         palette=palette,
+        overwrite=overwrite,
         backbone=backbone,
         device=device,
         precision=precision or "auto",
@@ -129,21 +141,31 @@ def predict(
         bool,
         typer.Option("--probabilities", help="Also write class probabilities as .npy (K, H, W) float16."),
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over files in --out.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave files in --out, write the missing ones.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
     backbone: Backbone = None,
     device: Device = None,
     precision: Precision = None,
 ) -> None:
     """Write the mask of every image as a PNG of class ids, at the image's own size."""
     from convlora.checkpoint import from_pretrained
-    from convlora.inference.files import predict_files
-    from convlora.inference.predictor import Predictor
+    from convlora.cli.outcome import tell
+    from convlora.inference.files import run_jobs
+    from convlora.inference.jobs import plan_jobs
+    from convlora.inference.predictor import Predictor, autocast_dtype, choose_device
 
+    if overwrite and skip_existing:
+        raise ConfigError("--overwrite and --skip-existing are both given. Give one of them.")
+    existing: Existing = "overwrite" if overwrite else "skip" if skip_existing else "refuse"
+    jobs = plan_jobs(inputs, out, overlay=overlay, probabilities=probabilities, existing=existing)
+    autocast_dtype(precision or "auto", choose_device(device))  # mistakes show before the model is loaded
     predictor = Predictor(from_pretrained(run, backbone), device, precision or "auto")
-    failures = predict_files(predictor, inputs, out, overlay=overlay, probabilities=probabilities)
-    if failures:
-        for failure in failures:
-            print(f"error: {failure}")
-        raise typer.Exit(1)
+    code = tell(run_jobs(predictor, jobs), jobs, inputs, out, as_json)
+    if code:
+        raise typer.Exit(code)
 
 
 def _print_dry_run(chosen: "RunConfig", as_json: bool) -> None:
@@ -151,22 +173,6 @@ def _print_dry_run(chosen: "RunConfig", as_json: bool) -> None:
 
     found = dry_run(chosen)
     print(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(found.lines()))
-
-
-def _merge_method(configured: object, name: str | None) -> dict[str, Any]:
-    """Method of the configuration file or `--set method.x=`, with `--method` on top."""
-    options: dict[str, Any] = {}
-    if isinstance(configured, str):
-        options = {"name": configured}
-    elif isinstance(configured, dict):
-        options = dict(configured)
-    elif configured is not None:
-        raise ConfigError(f"method is {configured!r}; it must be a name, or keys such as name and rank.")
-    if name is not None and options.get("name", name) != name:
-        raise ConfigError(
-            f"--method is {name}, but the configuration says {options['name']}. Give one of them."
-        )
-    return options | ({"name": name} if name is not None else {})
 
 
 def _headline(scores: dict[str, Any]) -> str:

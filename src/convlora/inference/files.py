@@ -1,18 +1,40 @@
 """Predict files: one PNG of class ids for each image; a bad image does not stop the others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
 from rich.progress import Progress
 
-from convlora.data.images import EXTENSIONS, read_image
+from convlora.data.images import read_image
 from convlora.data.masks import save_mask
-from convlora.errors import ConvLoraError, DataError
+from convlora.errors import ConvLoraError
 from convlora.inference.drawing import overlay as draw
+from convlora.inference.jobs import Existing, Job, plan_jobs
 from convlora.inference.predictor import Predictor
 from convlora.model import foreground_ids
+from convlora.output import WriteError, write_whole
+
+
+@dataclass
+class Outcome:
+    """What became of the images.
+
+    Attributes:
+        written: images whose files were all written.
+        skipped: images with nothing left to write.
+        failures: image and message of each that could not be predicted.
+        stopped: why the work ended early, or "": the images after that were not tried.
+    """
+
+    written: int = 0
+    skipped: int = 0
+    failures: list[tuple[Path, str]] = field(default_factory=list)
+    stopped: str = ""
+    interrupted: bool = False
 
 
 def predict_files(
@@ -22,82 +44,77 @@ def predict_files(
     *,
     overlay: bool = False,
     probabilities: bool = False,
-) -> list[str]:
+    existing: Existing = "refuse",
+) -> Outcome:
     """Predict images and the images in folders.
+
+    Writes, for each image, NAME.png: (H, W) uint8 class ids as a palette PNG, at the image's size as a viewer
+    shows it (EXIF turn applied). On request NAME_overlay.png, (H, W, 3) uint8, and NAME_probabilities.npy,
+    (K, H, W) float16 that sum to one over the K classes. Each file appears whole or not at all. Memory does
+    not grow with the number of images.
 
     Args:
         predictor: the model.
-        inputs: image files and folders (their images are taken, not those of sub-folders).
-        out: folder for NAME.png; NAME_overlay.png and NAME_probabilities.npy on request.
-        overlay: also draw the masks over the images.
-        probabilities: also write (K, H, W) float16.
-
-    Returns:
-        One message for each image that could not be predicted.
+        inputs: see `plan_jobs`, as all that follow.
+        out: folder for the results.
+        overlay: also write pictures.
+        probabilities: also write probabilities.
+        existing: what to do with outputs that are there.
 
     Raises:
-        DataError: before any work: an input does not exist, a folder holds no image, two images have the
-            same stem, or an output would overwrite an input.
+        DataError, ConfigError: before any work; see `plan_jobs`.
     """
-    images = find_images(inputs)
-    _check_outputs(images, out)
-    out.mkdir(parents=True, exist_ok=True)
-    failures = []
-    with Progress(transient=True) as progress:
-        for image in progress.track(images, description="predict"):
-            try:
-                _predict_file(predictor, image, out, overlay, probabilities)
-            except ConvLoraError as error:
-                failures.append(str(error))
-    print(f"Wrote {len(images) - len(failures)} of {len(images)} masks to {out}.")
-    return failures
+    jobs = plan_jobs(inputs, out, overlay=overlay, probabilities=probabilities, existing=existing)
+    return run_jobs(predictor, jobs)
 
 
-def find_images(inputs: Sequence[Path]) -> list[Path]:
-    """Image files behind the inputs, folders expanded and sorted.
-
-    Raises:
-        DataError: an input does not exist or a folder holds no image.
-    """
-    return [image for path in inputs for image in _expand(path)]
+def progress_bar() -> Progress:
+    """Bar on standard error, so that standard output is the result alone; none where that is no terminal."""
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
 
 
-def _expand(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
+def run_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Outcome:
+    """Predict and write; a full disk or Ctrl-C ends the work with what is complete kept."""
+    outcome = Outcome()
+    with progress_bar() as progress:
+        try:
+            for job in progress.track(jobs, description="predict"):
+                _run_job(predictor, job, outcome)
+        except WriteError as error:
+            outcome.stopped = str(error)
+        except KeyboardInterrupt:
+            outcome.stopped, outcome.interrupted = "Stopped.", True
+    return outcome
+
+
+def _run_job(predictor: Predictor, job: Job, outcome: Outcome) -> None:
+    if not job.outputs:
+        outcome.skipped += 1
         return
-    if not path.is_dir():
-        raise DataError(f"{path} does not exist. Give image files or folders of images.")
-    found = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower().lstrip(".") in EXTENSIONS)
-    if not found:
-        raise DataError(f"{path} holds no image. Readable are: {', '.join(sorted(EXTENSIONS))}.")
-    yield from found
+    try:
+        _predict_file(predictor, job)
+        outcome.written += 1
+    except WriteError:
+        raise
+    except ConvLoraError as error:
+        outcome.failures.append((job.image, str(error)))
 
 
-def _check_outputs(images: list[Path], out: Path) -> None:
-    seen: dict[str, Path] = {}
-    for image in images:
-        key = image.stem.lower()  # file systems that ignore case would overwrite
-        if key in seen:
-            raise DataError(
-                f"{seen[key]} and {image} would both be written to {out / image.stem}.png. "
-                "Rename one of them, or predict them into different folders."
-            )
-        seen[key] = image
-    inputs = {image.resolve() for image in images}
-    for image in images:
-        if (out / f"{image.stem}.png").resolve() in inputs:
-            raise DataError(
-                f"The mask of {image} would overwrite an input image. Give another --out than {out}."
-            )
-
-
-def _predict_file(predictor: Predictor, image: Path, out: Path, overlay: bool, probabilities: bool) -> None:
-    pixels = read_image(image)
+def _predict_file(predictor: Predictor, job: Job) -> None:
+    pixels = read_image(job.image)
     prediction = predictor.predict(pixels)
-    save_mask(out / f"{image.stem}.png", prediction.ids)
-    if overlay:
+    if job.overlay is not None:
         drawn = foreground_ids(predictor.segmenter.config.classes)
-        Image.fromarray(draw(pixels, prediction.ids, drawn)).save(out / f"{image.stem}_overlay.png")
-    if probabilities:
-        np.save(out / f"{image.stem}_probabilities.npy", prediction.probabilities.numpy().astype(np.float16))
+        picture = Image.fromarray(draw(pixels, prediction.ids, drawn))
+        write_whole(job.overlay, lambda part: picture.save(part, format="PNG"))
+    if job.probabilities is not None:
+        values = prediction.probabilities.numpy().astype(np.float16)
+        write_whole(job.probabilities, lambda part: _save_array(part, values))
+    if job.mask is not None:
+        write_whole(job.mask, lambda part: save_mask(part, prediction.ids))
+
+
+def _save_array(file: Path, values: np.ndarray) -> None:
+    with file.open("wb") as opened:  # np.save would add .npy to a name
+        np.save(opened, values)

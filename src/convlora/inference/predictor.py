@@ -9,8 +9,10 @@ from torch import Tensor
 
 from convlora.data.images import read_image
 from convlora.data.transforms import apply_image, fit_geometry, invert, normalize
-from convlora.errors import DataError
+from convlora.errors import ConfigError, DataError
 from convlora.model import Segmenter
+
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,12 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
     `auto` takes bf16 where the device computes in it natively (CPUs with AVX512-BF16 or AMX, GPUs from
     Ampere on), fp16 on older NVIDIA GPUs, and fp32 elsewhere.
+
+    Raises:
+        ConfigError: the name is none of these.
     """
+    if precision != "auto" and precision not in _DTYPES:
+        raise ConfigError(f"precision is {precision!r}; it must be one of auto, {', '.join(_DTYPES)}.")
     if precision == "auto":
         if device.type == "cuda":
             precision = "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
@@ -34,19 +41,60 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
             precision = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
         else:
             precision = "fp32"
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return _DTYPES[precision]
+
+
+def choose_device(name: str | torch.device | None = None) -> torch.device:
+    """Device by name; by default a GPU if there is one.
+
+    Raises:
+        ConfigError: the name is none, or this machine has no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rule = "it must be cpu, cuda, cuda:0, cuda:1, ..., or mps"
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device is {name!r}; {rule}.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        there = torch.cuda.device_count()
+        found = f"PyTorch finds {there} CUDA GPUs here" if there else "PyTorch finds no CUDA GPU here"
+        raise ConfigError(f"device is '{device}', but {found}. Use {'cuda:0' if there else 'cpu'}.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device is 'mps', but PyTorch finds no Apple GPU here. Use cpu.")
+    if device.type not in {"cpu", "cuda", "mps"} and not isinstance(name, torch.device):
+        raise ConfigError(f"device is {name!r}; {rule}.")
+    return device
 
 
 def _as_picture(image: str | Path | np.ndarray) -> np.ndarray:
     """RGB (H, W, 3) float32 in [0, 1]."""
-    if not isinstance(image, np.ndarray):
+    if isinstance(image, str | Path):
         return read_image(Path(image))
-    if image.ndim != 3 or image.shape[2] != 3:
+    if not isinstance(image, np.ndarray):
+        raise DataError(
+            f"The image is a {type(image).__name__}; give a path or a NumPy array, np.asarray(image)."
+        )
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise DataError(
             f"The image has the shape {image.shape}; it must be (height, width, 3), RGB. Repeat a grey image "
             "three times: np.repeat(grey[..., None], 3, axis=2)."
         )
-    return image.astype(np.float32) / (255 if image.dtype == np.uint8 else 1)
+    if image.dtype == np.uint8:
+        return image.astype(np.float32) / 255
+    if image.dtype.kind != "f":
+        raise DataError(
+            f"The image is an array of {image.dtype}; it must be uint8, 0 to 255, or "
+            "float, 0 to 1. Convert it."
+        )
+    low, high = image.min(), image.max()
+    if not (low >= 0 and high <= 1):  # NaN too
+        raise DataError(
+            f"The image is an array of {image.dtype} with values from {low:g} to {high:g}; floats "
+            "must be from 0 to 1. Divide pixels of 0 to 255 by 255, or pass them as uint8."
+        )
+    return image.astype(np.float32)
 
 
 class Predictor:
@@ -56,12 +104,15 @@ class Predictor:
         segmenter: the model; it is moved to `device` and put in evaluation mode.
         device: where to compute; by default a GPU if there is one.
         precision: auto, fp32, bf16 or fp16.
+
+    Raises:
+        ConfigError: there is no such device or precision.
     """
 
     def __init__(
         self, segmenter: Segmenter, device: str | torch.device | None = None, precision: str = "auto"
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = choose_device(device)
         self.segmenter = segmenter.to(self.device).eval()
         self.dtype = autocast_dtype(precision, self.device)
 
@@ -73,9 +124,29 @@ class Predictor:
             image: path of a picture, or (H, W, 3) RGB: uint8, or float in [0, 1].
 
         Raises:
-            DataError: the file cannot be read, or the array has another shape.
+            DataError: the file cannot be read, the array has another shape, type or range, or the image is
+                too large for the memory.
+            ConfigError: the model gives values that are not finite.
         """
-        image = _as_picture(image)
+        picture = _as_picture(image)
+        try:
+            prediction = self._segment(picture)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            name = image if isinstance(image, str | Path) else "The image"
+            raise DataError(
+                f"{name} of {picture.shape[0]} x {picture.shape[1]} pixels does not fit into the "
+                f"memory of {self.device}. Cut it into tiles, or make it smaller."
+            ) from error
+        if not bool(prediction.probabilities.isfinite().all()):
+            raise ConfigError(
+                "The model gives values that are not finite for this image. Use precision fp32; "
+                "if that does not help, the model itself is damaged."
+            )
+        return prediction
+
+    def _segment(self, image: np.ndarray) -> Prediction:
         config = self.segmenter.config
         geometry = fit_geometry((image.shape[0], image.shape[1]), config.image_size, config.resize)
         pixels = normalize(apply_image(torch.from_numpy(image).permute(2, 0, 1).float(), geometry))
@@ -85,3 +156,8 @@ class Predictor:
         native = invert(head.scores(output)[0].float(), geometry)
         probabilities = head.probabilities(native[None])[0].cpu()
         return Prediction(probabilities.argmax(dim=0).to(torch.uint8).numpy(), probabilities)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "can't allocate memory" in str(error)  # the CPU's allocator raises a plain RuntimeError

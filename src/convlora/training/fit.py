@@ -3,7 +3,6 @@
 import json
 import shlex
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from convlora.training.environment import describe_environment, read_command
 from convlora.training.interrupts import on_interrupt
 from convlora.training.lock import locked
 from convlora.training.loop import Loop
+from convlora.training.notes import notes
 from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
 from convlora.training.plan import make_plan
@@ -73,7 +73,8 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
     precision = _ACCELERATE[autocast_dtype(config.precision, PartialState(cpu=cpu).device)]
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
     set_seed(config.seed, device_specific=True)
-    run = _Run(config, dataset, accelerator, [str(problem) for problem in report.warnings])
+    warnings = [*map(str, report.warnings), *notes(config, dataset.classes)]
+    run = _Run(config, dataset, accelerator, warnings)
     return run.train(resume)
 
 
@@ -248,13 +249,3 @@ def _refuse_sharding() -> None:
                 "decoder train, so there is next to nothing to shard. Launch with --multi_gpu (DDP) instead; "
                 "where memory is short, lower --micro-batch or --image-size, or use --precision bf16."
             )
-
-
-def run_folder_is_free(out: Path) -> None:
-    """Refuse to write over another run.
-
-    Raises:
-        ConfigError: the folder holds a run.
-    """
-    if (out / "metrics.jsonl").exists():
-        raise ConfigError(f"{out} holds a run already. Choose another --out, or delete it.")

@@ -1,5 +1,6 @@
 """Score the validation split during a run, keep the best model, and tell when patience has run out."""
 
+import difflib
 import math
 from typing import Any
 
@@ -25,7 +26,9 @@ def check_metric(metric: str, classes: tuple[str, ...]) -> None:
     """
     known = [name for name in new_metrics(classes).compute() if name != "n_images"]
     if metric not in known:
-        raise ConfigError(f"metric '{metric}' is not computed here; use one of {', '.join(known)}.")
+        near = difflib.get_close_matches(metric, known, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"metric '{metric}' is not computed here; use one of {', '.join(known)}.{hint}")
 
 
 class Validation:

@@ -1,0 +1,146 @@
+"""Which files a prediction reads and writes; all of it is decided, and checked, before any work."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from convlora.data.images import EXTENSIONS, is_image
+from convlora.errors import ConfigError, DataError
+from convlora.output import check_folder, check_new, check_not_inputs, same_name_key
+
+#: What to do where an output is there already.
+Existing = Literal["refuse", "skip", "overwrite"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image and the files to write for it; None is not wanted, or is there already."""
+
+    image: Path
+    mask: Path | None
+    overlay: Path | None = None
+    probabilities: Path | None = None
+
+    @property
+    def outputs(self) -> list[Path]:
+        """The files to write."""
+        return [file for file in (self.mask, self.overlay, self.probabilities) if file is not None]
+
+
+def plan_jobs(
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    overlay: bool = False,
+    probabilities: bool = False,
+    existing: Existing = "refuse",
+) -> list[Job]:
+    """Pair every image with its outputs.
+
+    Args:
+        inputs: image files and folders (their images are taken, not those of sub-folders).
+        out: folder for NAME.png; NAME_overlay.png and NAME_probabilities.npy on request.
+        overlay: also a picture of the mask over the image.
+        probabilities: also the class probabilities.
+        existing: 'refuse' outputs that are there; 'skip' them, to go on where a prediction was stopped; or
+            'overwrite' them. Inputs are never overwritten.
+
+    Returns:
+        Jobs in the order of the inputs; those with nothing to write are left in, with no outputs.
+
+    Raises:
+        DataError: an input does not exist, a folder holds no image, or two outputs would have one name.
+        ConfigError: `out` cannot be written into or is a folder of inputs, or an output is an input or
+            exists.
+    """
+    images = find_images(inputs)
+    check_folder(out, "--out")
+    if any(path.is_dir() and path.resolve() == out.resolve() for path in inputs):
+        raise ConfigError(
+            f"--out {out} is a folder of inputs; the masks would be taken for images next time."
+        )
+    jobs = [_job(image, out, overlay, probabilities) for image in images]
+    _check_names(jobs)
+    check_not_inputs((file for job in jobs for file in job.outputs), images, "--out")
+    if existing == "skip":
+        return [_without_existing(job) for job in jobs]
+    if existing == "refuse":
+        fix = "Give another --out, --skip-existing to write the others only, or --overwrite."
+        check_new((file for job in jobs for file in job.outputs), fix)
+    return jobs
+
+
+def find_images(inputs: Sequence[Path]) -> list[Path]:
+    """Image files behind the inputs, folders expanded and sorted; each file once.
+
+    Raises:
+        DataError: an input does not exist or a folder holds no image.
+    """
+    found = {Path(image).absolute(): image for path in inputs for image in _expand(path)}
+    return list(found.values())
+
+
+def left_out(inputs: Sequence[Path]) -> list[Path]:
+    """Files in the folders among the inputs that do not end like images."""
+    folders = [path for path in inputs if path.is_dir()]
+    files = [p for folder in folders for p in sorted(folder.iterdir()) if not p.is_dir()]
+    return [p for p in files if not is_image(p) and not p.name.startswith(".")]
+
+
+def _expand(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from _images_in(path)
+    elif path.exists():
+        yield path
+    elif any(sign in str(path) for sign in "*?["):
+        raise DataError(
+            f"No file matches {path}: the shell handed the pattern over as it is. "
+            "Check the folder and the ending, or give the folder."
+        )
+    else:
+        raise DataError(f"{path} does not exist. Give image files or folders of images.")
+
+
+def _images_in(folder: Path) -> list[Path]:
+    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    found = [p for p in entries if is_image(p) and not p.is_dir()]
+    if found:
+        return found
+    readable = f"Readable are: {', '.join(sorted(EXTENSIONS))}."
+    folders = [p.name for p in entries if p.is_dir()]
+    if folders:
+        raise DataError(
+            f"{folder} holds no image, only folders such as {', '.join(folders[:5])}, which are not "
+            f"searched. Give the folder with the images itself, for example {folder / folders[0]}. {readable}"
+        )
+    raise DataError(f"{folder} holds no image. {readable}")
+
+
+def _job(image: Path, out: Path, overlay: bool, probabilities: bool) -> Job:
+    return Job(
+        image,
+        out / f"{image.stem}.png",
+        out / f"{image.stem}_overlay.png" if overlay else None,
+        out / f"{image.stem}_probabilities.npy" if probabilities else None,
+    )
+
+
+def _check_names(jobs: list[Job]) -> None:
+    """Refuse outputs of one name, also on file systems that ignore case."""
+    seen: dict[str, Path] = {}
+    for job in jobs:
+        for file in job.outputs:
+            other = seen.setdefault(same_name_key(file), job.image)
+            if other != job.image:
+                raise DataError(
+                    f"{other} and {job.image} would both be written to {file}. Rename one of them, "
+                    "or predict them into different folders."
+                )
+
+
+def _without_existing(job: Job) -> Job:
+    mask, overlay, probabilities = (
+        None if file is None or file.exists() else file for file in (job.mask, job.overlay, job.probabilities)
+    )
+    return Job(job.image, mask, overlay, probabilities)

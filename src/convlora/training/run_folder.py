@@ -1,0 +1,45 @@
+"""Where a run may be written."""
+
+from pathlib import Path
+
+from convlora.errors import ConfigError
+from convlora.output import check_folder
+
+_RUN = ("metrics.jsonl", "metrics.json", "state.safetensors", "best", "last")
+
+
+def run_folder_is_free(out: Path, data: Path | None = None) -> None:
+    """Refuse a run folder where something would be lost, before any work.
+
+    Args:
+        out: the new run folder; nothing is made.
+        data: the data folder.
+
+    Raises:
+        ConfigError: it cannot be written into, holds a run or a config.yaml of the user's own, or lies inside
+            the data folder or around it.
+    """
+    check_folder(out, "--out")
+    place = out.resolve()
+    if data is not None:
+        source = data.resolve()
+        if place == source or source in place.parents:
+            raise ConfigError(
+                f"--out {out} is inside the data folder {data}. Write the run to another folder."
+            )
+        if any(source == place / name or place / name in source.parents for name in _RUN):
+            raise ConfigError(
+                f"The data folder {data} is where the run would write. Give another --out than {out}."
+            )
+    there = [name for name in _RUN if (out / name).exists()]
+    if there:
+        raise ConfigError(
+            f"{out} holds a run already ({', '.join(there)}). Go on with it with --resume, "
+            "choose another --out, or delete it."
+        )
+    # a run that was stopped before its first step leaves these; a config.yaml alone is the user's
+    if (out / "config.yaml").exists() and not (out / "environment.json").exists():
+        raise ConfigError(
+            f"{out / 'config.yaml'} would be overwritten by the record of the run. "
+            "Move it, or choose another --out."
+        )

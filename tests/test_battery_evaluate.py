@@ -1,0 +1,232 @@
+"""`convlora evaluate`: what is refused before the work, what is told, and that no score is lost."""
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import convlora
+from convlora import evaluation
+from convlora.checkpoint import save_pretrained
+from convlora.errors import ConfigError, DataError
+from convlora.evaluation import evaluate_run
+from convlora.inference.predictor import Predictor
+from convlora.model import Segmenter
+from convlora.output import WriteError
+
+
+@pytest.fixture
+def data(binary_data, tmp_path):
+    return shutil.copytree(binary_data, tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def three_class_adapter(tmp_path_factory, small_backbone):
+    folder = tmp_path_factory.mktemp("three") / "model"
+    save_pretrained(Segmenter.from_backbone(str(small_backbone), ("background", "disc", "bar")), folder)
+    return folder
+
+
+# arguments after RUN and DATA, and the message; ROOT is a folder of the test's own
+REFUSED = {
+    "unknown split": (
+        ["--split", "tset"],
+        "split is 'tset'; it must be one of train, val, test. Did you",
+    ),
+    "folder's name of a split": (["--split", "validation"], "Did you mean 'val'?"),
+    "precision": (["--precision", "fp8"], "precision is 'fp8'; it must be one of auto, fp32"),
+    "device": (["--device", "gpu"], "device is 'gpu'"),
+    "json is a folder": (["--json", "ROOT"], "is a folder; give the name of a file"),
+    "json below a file": (["--json", "ROOT/file/s.json"], "is a file, not a folder"),
+    "json over another file": (["--json", "ROOT/file"], "exists and is no .json file"),
+    "overlay is a file": (["--overlay", "ROOT/file"], "is a file, not a folder"),
+    "overlay over the truth": (["--overlay", "DATA/test/masks", "--overwrite"], "would overwrite an input"),
+    "overlay over the images": (["--overlay", "DATA/test/images", "--overwrite"], "would overwrite an input"),
+    "overlay over pictures": (["--overlay", "ROOT/pictures"], "exists already, and nothing is written over"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_before_the_work(command, binary_adapter, data, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(evaluation, "score_pairs", lambda *_: pytest.fail("images were scored first"))
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "test_01.png").write_bytes(b"mine")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    arguments, message = REFUSED[name]
+    places = {"ROOT": tmp_path, "DATA": data}
+    filled = []
+    for argument in arguments:
+        head, slash, tail = argument.partition("/")
+        filled.append(f"{places.get(head, head)}{slash}{tail}")
+    code, _, error = command("evaluate", binary_adapter, data, *filled)
+    assert (code, message in error) == (2, True), error
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("foreground\nbackground\n", "the same in another order: foreground, background"),
+        ("background\ncell\n", "names 2, others: background, cell"),
+        ("background\nforeground\nedge\n", "names 3, others"),
+    ],
+)
+def test_other_classes(command, binary_adapter, data, names, message):
+    (data / "classes.txt").write_text(names)
+    code, _, error = command("evaluate", binary_adapter, data)
+    assert code == 2
+    assert "The model has 2 classes, background, foreground" in error
+    assert message in error
+    assert "write the model's into classes.txt" in error
+
+
+def test_the_same_classes_and_none(binary_adapter, data):
+    unnamed = convlora.evaluate(binary_adapter, data)
+    (data / "classes.txt").write_text("background\nforeground\n")
+    named = convlora.evaluate(binary_adapter, data)
+    assert named == unnamed
+    assert 0 < named["pixel_accuracy"] < 1
+
+
+def test_a_binary_model_on_more_classes(command, binary_adapter, three_class_data, tmp_path):
+    data = shutil.copytree(three_class_data, tmp_path / "data")
+    (data / "classes.txt").unlink()
+    code, _, error = command("evaluate", binary_adapter, data)
+    assert code == 2
+    assert "the masks hold the values 0, 1, 2" in error
+
+
+def test_splits_that_are_missing(command, binary_adapter, data):
+    shutil.rmtree(data / "test")
+    code, _, error = command("evaluate", binary_adapter, data)
+    assert (code, "the split 'test' is missing" in error) == (2, True)
+    shutil.rmtree(data / "val" / "masks")
+    code, _, error = command("evaluate", binary_adapter, data, "--split", "val")
+    assert (code, "has no folder 'masks'" in error) == (2, True)
+    code, _, error = command("evaluate", binary_adapter, data / "no")
+    assert (code, "is not a folder that exists" in error) == (2, True)
+
+
+def test_warnings_are_told(command, binary_adapter, data):
+    code, _, error = command("evaluate", binary_adapter, data)
+    assert code == 0
+    assert "stray-file" not in error
+    (data / "test" / "images" / "notes.txt").write_text("x")
+    code, _, error = command("evaluate", binary_adapter, data)
+    assert code == 0
+    assert "warning: [stray-file]" in error
+
+
+def test_an_absent_class(command, three_class_adapter, three_class_data, tmp_path):
+    """Nothing but background, and a model that says so: the other classes have no score."""
+    data = shutil.copytree(three_class_data, tmp_path / "data")
+    for file in (data / "test" / "masks").iterdir():
+        Image.fromarray(np.zeros_like(np.array(Image.open(file)))).save(file)
+    predict = Predictor.predict
+
+    def background(self, image):
+        result = predict(self, image)
+        result.ids[:] = 0
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Predictor, "predict", background)
+        code, out, _ = command("evaluate", three_class_adapter, data, "--json", tmp_path / "new" / "s.json")
+    assert code == 0
+    scores = json.loads((tmp_path / "new" / "s.json").read_text())
+    assert scores["dice/background"] == 1.0
+    assert scores["dice/disc"] is None
+    assert scores["mean_iou"] == 1.0
+    assert "left out of the means: disc, bar" in out
+    assert re.search(r"disc .* - ", out)
+
+
+def test_an_image_all_ignored_changes_nothing(three_class_adapter, three_class_data, tmp_path):
+    data = shutil.copytree(three_class_data, tmp_path / "data")
+    before = convlora.evaluate(three_class_adapter, data)
+    pixels = np.array(Image.open(data / "test" / "images" / "test_00.png"))
+    Image.fromarray(pixels // 2).save(data / "test" / "images" / "void.png")
+    Image.fromarray(np.full(pixels.shape[:2], 255, np.uint8)).save(data / "test" / "masks" / "void.png")
+    after = convlora.evaluate(three_class_adapter, data)
+    assert (before.pop("n_images"), after.pop("n_images")) == (4, 5)
+    assert after == before
+    assert before["mean_iou"] > 0
+
+
+def test_each_image_is_scored_once(binary_adapter, data, monkeypatch):
+    seen = []
+    predict = Predictor.predict
+
+    def watched(self, image):
+        seen.append(image.sum())
+        return predict(self, image)
+
+    monkeypatch.setattr(Predictor, "predict", watched)
+    assert convlora.evaluate(binary_adapter, data)["n_images"] == len(seen) == len(set(seen)) == 4
+
+
+def test_keys_are_those_of_the_documentation(binary_adapter, data):
+    """docs/data.md, Scores: the keys of a score file are a promise."""
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`([a-z_]+(?:/NAME)?)`", text.split("## Scores")[1].split("\n\n")[2]))
+    scores = set(convlora.evaluate(binary_adapter, data)) - {"n_images", "split", "checkpoint"}
+    flat = {re.sub("/.*", "/NAME", key.removeprefix("image_")) for key in scores}
+    assert flat == documented - {"image_"}
+    assert len(flat) > 10
+    assert {"image_mean_iou", "image_dice/foreground"} <= scores
+
+
+# --- results that cannot be written ---
+
+
+def test_scores_are_told_where_they_cannot_be_written(binary_adapter, data, tmp_path, monkeypatch):
+    def full(scores, file):
+        raise WriteError(f"{file} cannot be written: No space left on device.")
+
+    monkeypatch.setattr(evaluation, "write_scores", full)
+    with pytest.raises(DataError, match=r'(?s)No space left.*The scores are: \{.*"pixel_accuracy": 0\.'):
+        evaluate_run(binary_adapter, data, json_file=tmp_path / "s.json")
+
+
+def test_a_damaged_metrics_file_is_left_as_it_is(binary_adapter, data, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(binary_adapter, run / "best")
+    (run / "metrics.json").write_text("{cut")
+    scores = convlora.evaluate(run, data)
+    assert not math.isnan(scores["mean_iou"])
+    assert (run / "metrics.json").read_text() == "{cut"
+    assert "metrics.json was not changed" in capsys.readouterr().err
+    (run / "metrics.json").write_text('{"val": {"mean_iou": 0.5}}')
+    convlora.evaluate(run, data)
+    written = json.loads((run / "metrics.json").read_text())
+    assert written["val"] == {"mean_iou": 0.5}
+    assert written["test"]["mean_iou"] == scores["mean_iou"]
+
+
+def test_pictures_are_written_over_when_asked(command, binary_adapter, data, tmp_path):
+    run = ["evaluate", binary_adapter, data, "--overlay", tmp_path / "p"]
+    assert command(*run)[0] == 0
+    assert len(list((tmp_path / "p").iterdir())) == 5
+    code, _, error = command(*run)
+    assert (code, "4 other outputs exist already" in error) == (2, True)
+    assert command(*run, "--overwrite")[0] == 0
+
+
+def test_an_image_with_the_overview_s_name(command, binary_adapter, data, tmp_path):
+    for kind in ("images", "masks"):
+        (data / "test" / kind / "test_00.png").rename(data / "test" / kind / "_overview.png")
+    code, _, error = command("evaluate", binary_adapter, data, "--overlay", tmp_path / "p")
+    assert (code, "so is an image called. Rename the image" in error) == (2, True)
+
+
+def test_python_has_the_same_messages(binary_adapter, data):
+    with pytest.raises(ConfigError, match="data is None; it must be a path"):
+        convlora.evaluate(binary_adapter, None)
+    with pytest.raises(ConfigError, match="split is 3; it must be one of train, val, test"):
+        convlora.evaluate(binary_adapter, data, 3)

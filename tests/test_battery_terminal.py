@@ -1,0 +1,169 @@
+"""Streams, terminals and exit codes: closed pipes, full disks, narrow and ASCII terminals, missing extras."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from convlora.cli.show import print_scores
+from convlora.errors import ConvLoraError
+
+CALL = [sys.executable, "-c", "from convlora.cli import main; main()"]
+
+
+def shell(*arguments, stdout=subprocess.PIPE, **environment):
+    return subprocess.run(
+        [*CALL, *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def test_a_closed_pipe():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = shell("backbones", stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")  # noqa: PTH110
+def test_a_full_disk_behind_standard_output():
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = shell("backbones", "--json", stdout=full)
+    assert done.returncode != 0
+    assert b"error: No space left on device" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_terminal_that_knows_ascii_only():
+    done = shell("check", "/nowhere/zellkörper", PYTHONIOENCODING="ascii")
+    assert done.returncode == 2
+    assert b"zellk\\xf6rper is not a folder" in done.stderr
+    assert b"Traceback" not in done.stderr
+    done = shell("backbones", PYTHONIOENCODING="ascii", COLUMNS="20")
+    assert done.returncode == 0
+    assert b"facebook/sam-vit-huge" in done.stdout
+
+
+LONG = "b" * 60
+KINDS = ("dice", "iou", "image_dice", "image_iou")
+SCORES = {"split": "test", "n_images": 4, "mean_iou": 0.1234}
+SCORES |= {f"{kind}/{name}": 0.5678 for kind in KINDS for name in ("[red] cell", LONG)}
+SCORES |= {f"{image}mean_{kind}_foreground": 0.9876 for image in ("", "image_") for kind in ("dice", "iou")}
+
+
+@pytest.mark.parametrize("columns", ["1", "20", "400", "x"])
+def test_no_number_is_cut_off(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    print_scores(SCORES)
+    out = capsys.readouterr().out
+    assert out.count("0.5678") == 8
+    assert out.count("0.9876") == 4
+    assert "[red] cell" in out
+    assert LONG in out
+
+
+@pytest.mark.parametrize("columns", ["1", "20"])
+def test_methods_on_a_narrow_terminal(command, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    code, out, _ = command("methods", "--backbone", "sam-tiny")
+    assert code == 0
+    for text in ("conv-lora", "decoder-only", "641,344", "99.21 %", "balance_weight=0.01"):
+        assert text in out
+
+
+def test_json_of_the_lists(command):
+    code, out, _ = command("methods", "--backbone", "sam-tiny", "--json")
+    listed = {row["method"]: row for row in json.loads(out)["methods"]}
+    assert code == 0
+    assert listed["lora"]["options"]["rank"] == {"default": 3, "help": "Rank of the update."}
+    assert 0 < listed["lora"]["share"] < listed["full"]["share"] < 1
+    code, out, _ = command("backbones", "--json")
+    assert code == 0
+    assert {row["name"]: row["native size"] for row in json.loads(out)}["sam-tiny"] == 256
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/root/x"),
+            2,
+            "error: /root/x: Permission denied",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: No space left on device"),
+        (OSError("something odd"), 2, "error: something odd"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (ConvLoraError("what and how"), 2, "error: what and how"),
+    ],
+)
+def test_exit_codes(command, binary_adapter, monkeypatch, error, code, message):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("convlora.checkpoint.find_adapter", fail)
+    got, _, text = command("info", binary_adapter)
+    assert (got, text.strip()) == (code, message)
+
+
+def test_a_bug_shows_its_traceback(command, binary_adapter, monkeypatch):
+    monkeypatch.setattr("convlora.checkpoint.find_adapter", lambda *_: {}["bug"])
+    with pytest.raises(KeyError, match="bug"):
+        command("info", binary_adapter)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "extra"),
+    [
+        ("nilearn", ["sample", "brain", "OUT"], "convlora[sample]"),
+        ("skimage", ["pretrain", "--out", "OUT", "--scenes", "1", "--workers", "1"], "convlora[pretrain]"),
+    ],
+)
+def test_missing_extras(command, tmp_path, monkeypatch, module, arguments, extra):
+    for name in [name for name in sys.modules if name.split(".")[0] == module]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, error = command(*[str(tmp_path / "out") if a == "OUT" else a for a in arguments])
+    assert code == 2
+    assert f"pip install '{extra}'" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--minutes", "nan"], "--minutes is nan; it must be a finite number above 0"),
+        (["--minutes", "0"], "--minutes is 0; it must be"),
+        (["--scenes", "0"], "'--scenes'"),
+        (["--workers", "-1"], "'--workers'"),
+        (["--seed", "-1"], "'--seed'"),
+        ([], "is a file, not a folder"),
+    ],
+)
+def test_pretrain_mistakes(command, tmp_path, arguments, message):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "out" if arguments else tmp_path / "file"
+    code, _, error = command("pretrain", "--out", place, *arguments)
+    assert (code, message in error) == (2, True), error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Usage"),
+        (["trian"], "No such command 'trian'"),
+        (["train"], "Missing argument"),
+        (["train", "d"], "Missing option '--out'"),
+        (["predict", "r", "--out", "o"], "Missing argument"),
+        (["evaluate", "r", "d", "--jsn", "x"], "No such option: --jsn"),
+    ],
+)
+def test_usage(command, arguments, message):
+    code, out, error = command(*arguments)
+    assert code == 2
+    assert message in out + error
