@@ -41,10 +41,17 @@ def test_a_full_disk_behind_standard_output():
     assert b"Traceback" not in done.stderr
 
 
-def test_a_terminal_that_knows_ascii_only():
+def test_a_terminal_that_knows_ascii_only(tmp_path):
     done = shell("check", "/nowhere/zellkörper", PYTHONIOENCODING="ascii")
     assert done.returncode == 2
     assert b"zellk\\xf6rper is not a folder" in done.stderr
+    assert b"Traceback" not in done.stderr
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    (tmp_path / "images" / "zellkörper.png").write_bytes(b"")
+    done = shell("check", str(tmp_path), PYTHONIOENCODING="ascii")  # the report is on standard output
+    assert done.returncode == 1
+    assert b"zellk\\xf6rper.png: no mask" in done.stdout
     assert b"Traceback" not in done.stderr
     done = shell("backbones", PYTHONIOENCODING="ascii", COLUMNS="20")
     assert done.returncode == 0

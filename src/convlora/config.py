@@ -117,11 +117,6 @@ class RunConfig(BaseModel):
                 f"{_OWN}num_masks is {self.num_masks}, but multiclass_head '{self.multiclass_head}' has one "
                 "mask for each class. Leave num_masks out, or set multiclass_head=mask-classification."
             )
-        if self.micro_batch is not None and self.micro_batch > self.batch_size:
-            raise ValueError(
-                f"{_OWN}micro_batch is {self.micro_batch}, more than batch_size, {self.batch_size}. "
-                "Lower micro_batch, or raise batch_size."
-            )
         return self
 
     def to_yaml(self) -> str:

@@ -189,7 +189,7 @@ def _plain_options(method: adapters.Method) -> dict[str, Any]:
 
 def _check_image_size(image_size: int, patch: int) -> None:
     if image_size < patch or image_size % patch:
-        below = image_size // patch * patch
+        below = max(0, image_size // patch * patch)
         nearest = f"{below} or {below + patch}" if below else f"{patch}"
         raise ConfigError(
             f"image_size is {image_size}; it must be a multiple of the backbone's patch size {patch}. "

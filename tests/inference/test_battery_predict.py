@@ -1,7 +1,6 @@
 """`convlora predict` on bad, odd and many files: what is written, what is refused; nothing is lost."""
 
 import errno
-import gc
 import json
 import os
 import weakref
@@ -11,10 +10,10 @@ import pytest
 from PIL import Image
 
 from convlora.checkpoint import from_pretrained
-from convlora.errors import ConfigError, DataError
+from convlora.errors import DataError
 from convlora.inference import files
 from convlora.inference.jobs import plan_jobs
-from convlora.inference.predictor import Prediction, Predictor, choose_device
+from convlora.inference.predictor import Prediction, Predictor
 
 
 def write(path, size=(20, 30), seed=0, **options):
@@ -310,7 +309,7 @@ def test_an_image_too_large_for_the_memory(predictor, photos, tmp_path, monkeypa
 
 
 def test_results_are_not_kept(predictor, tmp_path, monkeypatch):
-    for i in range(12):
+    for i in range(6):
         write(tmp_path / "in" / f"{i}.png", (8, 8), seed=i)
     alive, most = [], []
     segment = Predictor._segment
@@ -318,63 +317,11 @@ def test_results_are_not_kept(predictor, tmp_path, monkeypatch):
     def watched(self, image):
         result = segment(self, image)
         alive.append(weakref.ref(result))
-        gc.collect()
         most.append(sum(ref() is not None for ref in alive))
         return result
 
     monkeypatch.setattr(Predictor, "_segment", watched)
     outcome = files.predict_files(predictor, [tmp_path / "in"], tmp_path / "out", overlay=True)
-    assert outcome.written == len(alive) == 12
+    assert outcome.written == len(alive) == 6
     assert max(most) <= 2
     assert isinstance(segment(predictor, np.zeros((8, 8, 3), np.float32)), Prediction)
-
-
-# --- arrays ---
-
-PIXELS = np.full((8, 8, 3), 0.5, np.float32)
-ARRAYS = {
-    "0 to 255 as float": (PIXELS * 255, "values from 127.5 to 127.5; floats must be from 0 to 1. Divide"),
-    "negative": (PIXELS - 1, "values from -0.5 to -0.5"),
-    "NaN": (np.where(np.arange(3) == 1, np.nan, PIXELS), "values from nan to nan"),
-    "infinite": (np.full((8, 8, 3), np.inf), "values from inf to inf"),
-    "int64": ((PIXELS * 255).astype(np.int64), "array of int64; it must be uint8, 0 to 255, or float"),
-    "uint16": ((PIXELS * 255).astype(np.uint16), "array of uint16"),
-    "bool": (PIXELS > 0, "array of bool"),
-    "grey": (PIXELS[..., 0], "shape (8, 8); it must be (height, width, 3)"),
-    "RGBA": (np.zeros((8, 8, 4), np.uint8), "shape (8, 8, 4)"),
-    "channels first": (np.zeros((3, 8, 8), np.uint8), "shape (3, 8, 8)"),
-    "batch": (PIXELS[None], "shape (1, 8, 8, 3)"),
-    "empty": (np.zeros((0, 8, 3), np.uint8), "shape (0, 8, 3)"),
-    "list": ([[1]], "The image is a list; give a path or a NumPy array"),
-    "none": (None, "The image is a NoneType; give a path"),
-}
-
-
-@pytest.mark.parametrize("name", ARRAYS)
-def test_bad_arrays(predictor, name):
-    image, message = ARRAYS[name]
-    with pytest.raises(DataError) as caught:
-        predictor.predict(image)
-    assert message in str(caught.value)
-
-
-def test_good_arrays(predictor):
-    want = predictor.predict(PIXELS).probabilities
-    assert want.std() > 0
-    assert predictor.predict(PIXELS.astype(np.float64)).probabilities.equal(want)
-    assert predictor.predict(PIXELS[::-1]).probabilities.equal(want)  # a view with a negative stride
-
-
-def test_values_that_are_not_finite(binary_adapter):
-    model = from_pretrained(binary_adapter)
-    model.decoder.mask_tokens.weight.data.fill_(float("nan"))
-    with pytest.raises(ConfigError, match=r"not finite for this image\. Use precision fp32"):
-        Predictor(model, "cpu", "fp32").predict(PIXELS)
-
-
-def test_devices(monkeypatch):
-    assert choose_device("cpu").type == "cpu"
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert choose_device("cuda:1").index == 1
-    with pytest.raises(ConfigError, match=r"'cuda:2', but PyTorch finds 2 CUDA GPUs here\. Use cuda:0"):
-        choose_device("cuda:2")

@@ -19,7 +19,7 @@ from convlora.adapters.base import (
 from convlora.adapters.experts import MultiScaleExperts
 from convlora.adapters.gating import NoisyTopKGate
 from convlora.adapters.inject import replace_module, target_linears
-from convlora.adapters.lora import check_low_rank, new_low_rank_pair, project, updated_linear
+from convlora.adapters.lora import check_low_rank, check_rank_fits, new_low_rank_pair, project, updated_linear
 from convlora.errors import TargetError
 
 _GATE_REASON = "with top_k=1 the gate's weight is exactly 1, so only the balance loss trains the router"
@@ -64,6 +64,7 @@ class ConvLora(Method):
         """Wrap each target; see `Method.install`."""
         parameters: list[nn.Parameter] = []
         for name, base in target_linears(encoder, self.targets):
+            check_rank_fits(self.rank, name, base)
             layer = ConvLoRALinear(base, self.rank, self.alpha, self.scales, self.top_k, self.balance_weight)
             replace_module(encoder, name, layer)
             parameters += [layer.lora_A, layer.lora_B, *layer.gate.parameters(), *layer.experts.parameters()]

@@ -48,6 +48,7 @@ class Lora(Method):
         """Wrap each target; see `Method.install`."""
         parameters: list[nn.Parameter] = []
         for name, base in target_linears(encoder, self.targets):
+            check_rank_fits(self.rank, name, base)
             layer = LoRALinear(base, self.rank, self.alpha)
             replace_module(encoder, name, layer)
             parameters += [layer.lora_A, layer.lora_B]
@@ -94,17 +95,7 @@ class LoRALinear(nn.Module):
 
 
 def new_low_rank_pair(base: nn.Linear, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """A (rank, in), Kaiming uniform, and B (out, rank), zero, on the device of `base`, float32 at least.
-
-    Raises:
-        ConfigError: rank is above the rank that the layer itself can have.
-    """
-    full = min(base.in_features, base.out_features)
-    if rank > full:
-        raise ConfigError(
-            f"rank is {rank}, but a layer of {base.in_features} inputs and {base.out_features} outputs has "
-            f"at most rank {full}. Set method.rank to {full} or less; 3 to 16 is usual."
-        )
+    """A (rank, in), Kaiming uniform, and B (out, rank), zero, on the device of `base`, float32 at least."""
     device, dtype = base.weight.device, at_least_float32(base.weight.dtype)
     lora_A = nn.Parameter(torch.empty(rank, base.in_features, device=device, dtype=dtype))
     nn.init.kaiming_uniform_(lora_A, a=math.sqrt(5))
@@ -133,3 +124,13 @@ def check_low_rank(method: Method, rank: object, alpha: object) -> None:
     """Raise a ConfigError unless rank is an integer of at least 1 and alpha a positive number."""
     check_option(method, "rank", is_int(rank, 1), "an integer of at least 1")
     check_option(method, "alpha", is_number(alpha) and alpha != 0, "a number above 0")
+
+
+def check_rank_fits(rank: int, name: str, base: nn.Linear) -> None:
+    """Raise a ConfigError where the rank is above the one that the layer itself can have."""
+    full = min(base.in_features, base.out_features)
+    if rank > full:
+        raise ConfigError(
+            f"rank is {rank}, but {name} has {base.in_features} inputs and {base.out_features} outputs, so "
+            f"at most rank {full}. Set method.rank to {full} or less; 3 to 16 is usual."
+        )
