@@ -39,7 +39,6 @@ def _refuse_launcher(command: str | None) -> None:
         )
 
 
-@app.callback()
 def _root(
     context: typer.Context,
     version: Annotated[
@@ -77,6 +76,7 @@ def _ends_in_a_message(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+app.callback()(_ends_in_a_message(_root))
 for command, function in (
     ("check", data.check),
     ("convert", convert.convert),
