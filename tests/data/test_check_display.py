@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from breaks import MASK, PICTURE, turn
 from convlora.cli.app import app
 from convlora.data.check import check_dataset
-from convlora.data.images import read_image
+from convlora.data.images import orientation, read_image
 from convlora.data.labels import MaskFile
 from convlora.data.progress import show_progress
 from convlora.data.scan import scan_mask
@@ -59,6 +59,8 @@ def test_damaged_metadata_do_not_stop_the_reading(data):
     path.write_bytes(path.read_bytes().replace(b"Exif\0\0MM\0*", b"Exif\0\0MM\0\xf0"))
     with Image.open(path) as image, pytest.raises(SyntaxError, match="not a TIFF file"):
         ImageOps.exif_transpose(image.convert("RGB"))
+    with Image.open(path) as image:
+        assert orientation(image.convert("RGB")) == 1
     assert check_dataset(data).ok
     assert read_image(path).shape == (60, 40, 3)
 
