@@ -134,7 +134,7 @@ def _read(path: Path) -> bytes:
 
 
 def _count(values: np.ndarray) -> dict[int, int]:
-    """Pixels of each value; comparing is ten times as fast as a histogram, and most masks hold few values."""
+    """Pixels of each value; comparing is faster than a histogram, and most masks hold few values."""
     found, left = {}, values.size
     for value in _USUAL:
         if pixels := int(np.count_nonzero(values == value)):
