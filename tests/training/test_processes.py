@@ -4,15 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from step_cases import CASES, batches, gradients, segmenter
 
 from convlora.config import make_config
+from convlora.data.check import check_dataset
 from convlora.errors import ConfigError
 from convlora.training import fit as fit_module
 from convlora.training.fit import fit
+from convlora.training.objective import make_objective
+from convlora.training.report import Reporter
+from convlora.training.validation import Validation
 
 # --multi_gpu also without a GPU: with --cpu, accelerate starts one process whatever number is given
 LAUNCH = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
@@ -53,6 +61,10 @@ def train_by_one(data, backbone, out, values):
     fit(make_config({"data": data, "out": out, "backbone": str(backbone), **COMMON, **values}))
 
 
+def log_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def same_end(one, two, n_images=4):
     a, b = (load_file(run / "last" / "adapter_model.safetensors") for run in (one, two))
     for name in a:
@@ -65,6 +77,10 @@ def same_end(one, two, n_images=4):
     for name, value in rows[0].items():
         if value is not None:
             assert abs(value - rows[1][name]) < 1e-3, name
+    losses = [[row["loss"] for row in log_of(run) if "loss" in row] for run in (one, two)]
+    assert len(losses[0]) == len(losses[1]) == 4
+    # the loss of the whole batch, not of the first process's images, which is another by far more
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +138,98 @@ def test_two_processes_go_on_where_one_stopped(binary_data, small_backbone, tmp_
             train_by_one(data, small_backbone, tmp_path / "run", {})
     train_by_two(data, small_backbone, tmp_path / "run", {}, resume=True)
     same_end(tmp_path / "whole", tmp_path / "run", n_images=3)
+
+
+# --- scenes of one launch, see two_processes.py ---
+
+
+@pytest.fixture(scope="module")
+def scenes(small_backbone, binary_data, three_class_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    values = {**COMMON, "data": str(binary_data), "out": str(folder / "run"), "backbone": str(small_backbone)}
+    (folder / "interrupted.json").write_text(json.dumps(values))
+    script = Path(__file__).with_name("two_processes.py")
+    done = launch([folder, small_backbone, binary_data, three_class_data], code=(str(script),))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_of_two_processes_are_those_of_one_batch(name, scenes, small_backbone):
+    AcceleratorState._reset_state()
+    case, two = CASES[name], load_file(scenes / f"{name}.safetensors")
+    model = segmenter(small_backbone, case)
+    whole = {key: torch.cat([batch[key] for batch in batches(case)]) for key in ("image", "mask", "key")}
+    loss = gradients(Accelerator(cpu=True), model, make_objective(model, case["loss"]), [whole], processes=1)
+    torch.testing.assert_close(two.pop("loss"), loss)
+    experts = two.pop("experts").flatten().tolist()
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # float32 sums over images and 4096 pixels in another order
+            torch.testing.assert_close(
+                two[key], parameter.grad, rtol=1e-3, atol=1e-5, msg=lambda m, n=key: f"{n}: {m}"
+            )
+    assert two["encoder.blocks.0.attn.qkv.gate.w_noise"].any()
+    # the global block: an expert without a sample in one process, or in both; zero there, never None
+    assert len(experts) == 4
+    assert set(experts[:2]) - set(experts[2:])
+    assert set(experts[2:]) - set(experts[:2])
+    labelled = {experts[i] for i in (0, 1, 3)}  # the image between them is ignored
+    for expert, gradient in enumerate(two["encoder.blocks.1.attn.qkv.experts.weight"]):
+        assert bool(gradient.any()) == (expert in labelled)
+
+
+@pytest.mark.parametrize("count", [3, 1])
+def test_scores_of_two_processes_are_those_of_one(count, scenes, small_backbone, three_class_data, tmp_path):
+    AcceleratorState._reset_state()
+    dataset = check_dataset(three_class_data).dataset
+    dataset.splits["val"] = dataset.splits["val"][:count]
+    values = {"data": three_class_data, "out": tmp_path, "backbone": str(small_backbone), "image_size": 64}
+    config = make_config(values)
+    model = fit_module._build(config, dataset)
+    with Reporter(tmp_path, 1, config.metric, enabled=False) as reporter:
+        one = Validation(config, dataset, model, Accelerator(cpu=True), reporter, "")._scores(1)
+    assert one["n_images"] == count
+    for rank in (0, 1):
+        two = json.loads((scenes / f"scores{count}_{rank}.json").read_text())
+        assert two.keys() == one.keys()
+        # counts are the same; sums of at most three float64 are added in another order
+        assert all(two[key] == pytest.approx(value, rel=1e-12, nan_ok=True) for key, value in one.items())
+    pictures = [
+        sorted(p.name for p in (out / "previews").iterdir())
+        for out in (tmp_path, scenes / f"validated{count}")
+    ]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == count
+
+
+def test_a_signal_to_one_process_ends_both_after_the_same_step(scenes, binary_data, small_backbone, tmp_path):
+    assert (scenes / "interrupted0").exists()
+    assert (scenes / "interrupted1").exists()
+    assert max(row["step"] for row in log_of(scenes / "cut")) == 3
+    train_by_one(binary_data, small_backbone, tmp_path / "whole", {})
+    same_end(tmp_path / "whole", scenes / "run")
+    # what two processes saved, one can go on with
+    cut = make_config(json.loads((scenes / "interrupted.json").read_text()) | {"out": str(scenes / "cut")})
+    fit(cut, resume=True)
+    same_end(tmp_path / "whole", scenes / "cut")
+
+
+def test_processes_that_see_other_data_stop(scenes):
+    for rank in (0, 1):
+        text = (scenes / f"disagree{rank}.txt").read_text()
+        assert text.startswith("Process 1 differs from process 0 in: data. All processes must be given the")
+
+
+def test_a_launcher_that_starts_one_process_for_several(binary_data, small_backbone, tmp_path, monkeypatch):
+    """What `accelerate launch --cpu --num_processes 2` sets."""
+    AcceleratorState._reset_state()
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ConfigError, match=r"asked for several processes .* torchrun --nproc_per_node N -m"):
+        train_by_one(binary_data, small_backbone, tmp_path / "run", {})
+    assert not (tmp_path / "run").exists()
 
 
 FAILING = """

@@ -33,6 +33,7 @@ from convlora.training.notes import notes
 from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
 from convlora.training.plan import make_plan
+from convlora.training.processes import check_agreement, check_launch
 from convlora.training.report import Reporter
 from convlora.training.resume import Progress, State, check_made_with, load_state, save_state, trim_log
 from convlora.training.stream import make_loader
@@ -72,6 +73,7 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     precision = _ACCELERATE[autocast_dtype(config.precision, PartialState(cpu=cpu).device)]
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
+    check_launch(accelerator)
     set_seed(config.seed, device_specific=True)
     warnings = [*map(str, report.warnings), *notes(config, dataset.classes)]
     run = _Run(config, dataset, accelerator, warnings)
@@ -108,6 +110,7 @@ class _Run:
         config, accelerator = self.config, self.accelerator
         optimizer = make_optimizer(self.segmenter, self.plan.lr, config.weight_decay)
         state = load_state(config.out, self.segmenter, optimizer) if resume else None
+        self._check_agreement(state)
         self.optimizer = optimizer
         model, optimizer = accelerator.prepare(self.segmenter, optimizer)
         objective = make_objective(self.segmenter, config.loss)
@@ -130,6 +133,15 @@ class _Run:
         accelerator.wait_for_everyone()
         accelerator.end_training()
         return self.progress.best
+
+    def _check_agreement(self, state: State | None) -> None:
+        check_agreement(
+            self.accelerator,
+            configuration=self.config.to_yaml(),
+            data=self.dataset.fingerprint,
+            backbone=self.segmenter.config.backbone_fingerprint,
+            saved_state=str(state.progress if state else None),
+        )
 
     def _go_on(self, state: State) -> None:
         """Take up a saved state, with any number of processes: nothing random hangs on them."""

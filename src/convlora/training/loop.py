@@ -73,6 +73,8 @@ class Loop:
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.accelerator.num_processes > 1:
+            total = self.accelerator.reduce(total, "mean")
         return self._checked(total.item())
 
     def _gradients(self, batches: list[dict[str, Tensor]]) -> Tensor:

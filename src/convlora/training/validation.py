@@ -85,7 +85,7 @@ class Validation:
         predictor = Predictor(self.segmenter, accelerator.device, config.precision)
         metrics = new_metrics(self.dataset.classes)
         pairs = self.dataset.splits["val"]
-        shown = {pair.stem for pair in pairs[: config.previews]} if accelerator.is_main_process else set()
+        shown = {pair.stem for pair in pairs[: config.previews]}  # by the process that scores the image
 
         def preview(pair: Pair, prediction: Prediction) -> None:
             if pair.stem in shown:

@@ -1,0 +1,53 @@
+"""What several processes must agree on before they train together."""
+
+import hashlib
+import os
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
+
+from convlora.errors import ConfigError
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """Notice a launcher that was asked for several processes and started one.
+
+    `accelerate launch --cpu --num_processes 2` does that where MPI is not used; it sets the address that the
+    processes would meet at, and nothing else.
+
+    Raises:
+        ConfigError: with the command that starts them.
+    """
+    asked = parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_PORT" in os.environ
+    if asked and accelerator.num_processes == 1 and "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            "The launcher was asked for several processes (MASTER_PORT is set) and has started one: on CPUs, "
+            "accelerate starts more only through MPI. Start them with: torchrun --nproc_per_node N "
+            "-m convlora train ..., or leave the launcher out for one process."
+        )
+
+
+def check_agreement(accelerator: Accelerator, **mine: str) -> None:
+    """Check that all processes hold the same; on several machines each reads its own files.
+
+    Args:
+        accelerator: knows the processes; all of them must call this.
+        mine: what this process has, by name; underscores are shown as spaces.
+
+    Raises:
+        ConfigError: in every process, if one holds something else than the first; names what and which.
+    """
+    if accelerator.num_processes == 1:
+        return
+    digests = [hashlib.sha256(value.encode()).digest()[:7] for value in mine.values()]
+    row = torch.tensor([[int.from_bytes(digest) for digest in digests]], device=accelerator.device)
+    rows = accelerator.gather(row).cpu()
+    for name, column in zip(mine, rows.T, strict=True):
+        others = (column != column[0]).nonzero().flatten().tolist()
+        if others:
+            raise ConfigError(
+                f"Process {others[0]} differs from process 0 in: {name.replace('_', ' ')}. All processes "
+                "must be given the same options and see the same DATA and --out. Put both on storage that "
+                "all machines share."
+            )
