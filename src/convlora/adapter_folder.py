@@ -1,12 +1,10 @@
 """Reading the adapter folder: every way in which it may be wrong has its own message."""
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from convlora._version import __version__
@@ -14,10 +12,18 @@ from convlora.adapters import build_method
 from convlora.errors import ConfigError, WeightsError
 from convlora.head import HeadKind
 from convlora.model import SegmenterConfig
+from convlora.settings import did_you_mean
+from convlora.weight_files import file_digest, read_json, read_tensors
 
 CONFIG, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 FORMAT = 1
-_AGAIN = "Copy the adapter folder again, or train anew"
+_AGAIN = "Copy the whole adapter folder again, or train anew."
+
+
+def _all_different(classes: list[str]) -> list[str]:
+    if len(set(classes)) < len(classes):
+        raise ValueError("the names must be different")
+    return classes
 
 
 class AdapterConfig(BaseModel):
@@ -30,7 +36,7 @@ class AdapterConfig(BaseModel):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     backbone: str
     backbone_fingerprint: str
-    classes: list[str] = Field(min_length=2, max_length=255)
+    classes: Annotated[list[str], Field(min_length=2, max_length=255), AfterValidator(_all_different)]
     method: str
     method_options: dict[str, Any]
     head: HeadKind
@@ -54,49 +60,38 @@ def read_config(folder: Path) -> AdapterConfig:
         WeightsError: it is missing, damaged, another tool's, of another format, or a value is not valid.
     """
     file = folder / CONFIG
-    content = _read_json(file)
+    content = read_json(file, _AGAIN)
     _check_format(content, file)
     try:
         config = AdapterConfig.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        problems = "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise WeightsError(f"{file} is damaged or was edited:\n{problems}\n{_AGAIN}.") from error
+        problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
+        raise WeightsError(f"{file} is damaged or was edited:\n{problems}\n{_AGAIN}") from error
     try:
         build_method(config.method, config.method_options)
     except ConfigError as error:
-        raise WeightsError(f"{file}: {error} {_AGAIN}.") from error
+        raise WeightsError(f"{file}: {error} {_AGAIN}") from error
     return config
 
 
-def file_digest(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """Read a safetensors file.
+def read_weights(folder: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Read the tensors of an adapter folder.
 
     Args:
-        file: the file.
-        sha256: of its bytes; None skips the comparison.
+        folder: the adapter folder.
+        sha256: of the file's bytes; None skips the comparison.
 
     Raises:
-        WeightsError: it is missing, no safetensors file, cut off or changed, or holds numbers that are not
-            finite.
+        WeightsError: the file is missing, no safetensors file, cut off or changed, or holds numbers that are
+            not finite.
     """
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
-        raise WeightsError(f"{file} {what}. Copy the whole adapter folder.")
-    _refuse_pointer(file)
-    try:
-        with safe_open(file, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a dict
-        changed = sha256 is not None and file_digest(file) != sha256
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file} is damaged: {error}. {_AGAIN}.") from error
-    if changed:
-        raise WeightsError(f"{file} was changed after it was saved: its SHA-256 is another. {_AGAIN}.")
+    file = folder / TENSORS
+    tensors = read_tensors(file, _AGAIN)
+    if sha256 is not None and file_digest(file) != sha256:
+        raise WeightsError(
+            f"{file} is damaged, or not the file that {CONFIG} was saved with: its SHA-256 is not the one "
+            f"recorded there. {_AGAIN}"
+        )
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise WeightsError(
@@ -119,6 +114,8 @@ def explain_wrong_path(path: Path) -> str:
         return f"{path} is a file. {folder}."
     if (path / "last" / CONFIG).is_file():
         return f"{path} holds no best model, but a last one. Give {path / 'last'}."
+    if (path / "config.json").is_file():
+        return f"{path} looks like a backbone, which goes to --backbone. {folder}."
     if (path / "config.yaml").is_file():
         return (
             f"{path} is a run that has not finished its first validation, so it holds no model yet. "
@@ -127,19 +124,13 @@ def explain_wrong_path(path: Path) -> str:
     return f"{path} holds no {CONFIG}, nor does {path / 'best'}. {folder}, or a run folder."
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    if file.is_dir():
-        raise WeightsError(f"{file} is a folder. {_AGAIN}.")
-    _refuse_pointer(file)
-    try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{file} is damaged: {error}. {_AGAIN}.") from error
-    except OSError as error:
-        raise WeightsError(f"{file} cannot be read: {error.strerror}.") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{file} holds a {type(content).__name__}, not keys and values. {_AGAIN}.")
-    return content
+def _explain(problem: Any) -> str:  # noqa: ANN401  # pydantic's ErrorDetails, whose home is private
+    key = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"'{key}' is no key. {did_you_mean(key, AdapterConfig.model_fields)}"
+    if problem["type"] == "missing":
+        return f"'{key}' is missing"
+    return f"{key} is {problem['input']!r}: {problem['msg']}"
 
 
 def _check_format(content: dict[str, Any], file: Path) -> None:
@@ -152,21 +143,10 @@ def _check_format(content: dict[str, Any], file: Path) -> None:
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise WeightsError(
             f"{file} is not an adapter configuration of convlora: its 'format' is {number!r}, not a number "
-            f"from 1 to {FORMAT}. {_AGAIN}."
+            f"from 1 to {FORMAT}. {_AGAIN}"
         )
     if number > FORMAT:
         raise WeightsError(
             f"{file} was written by convlora {content.get('convlora_version')}, in format {number}; this "
             f"version ({__version__}) reads up to {FORMAT}. Upgrade: pip install -U convlora"
         )
-
-
-def _refuse_pointer(file: Path) -> None:
-    """Git LFS leaves a small text in the place of a file that was not fetched."""
-    try:
-        with file.open("rb") as opened:
-            start = opened.read(40)
-    except OSError:
-        return
-    if start.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{file} is a pointer of Git LFS, not the file. Fetch it: git lfs pull")

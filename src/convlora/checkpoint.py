@@ -17,9 +17,8 @@ from convlora.adapter_folder import (
     FORMAT,
     TENSORS,
     explain_wrong_path,
-    file_digest,
     read_config,
-    read_tensors,
+    read_weights,
 )
 from convlora.adapters import adapter_state_dict, load_adapter_state_dict
 from convlora.backbone.presets import BACKBONES
@@ -27,6 +26,7 @@ from convlora.backbone.weights import LoadedSam, load_sam
 from convlora.errors import ConfigError, TargetError, WeightsError
 from convlora.model import Segmenter
 from convlora.output import find_folder, replace_folder, to_disk
+from convlora.weight_files import file_digest
 
 
 def save_pretrained(segmenter: Segmenter, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
@@ -45,7 +45,7 @@ def save_pretrained(segmenter: Segmenter, folder: Path, metadata: Mapping[str, A
     part = folder.with_name(folder.name + ".part")
     try:
         _write(segmenter, tensors, part, metadata)
-        _compare(tensors, part / TENSORS)
+        _compare(tensors, part)
         replace_folder(part, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
@@ -105,11 +105,14 @@ def from_pretrained(source: str | Path, backbone: str | None = None) -> Segmente
         segmenter = Segmenter(loaded.sam, config)
     except (ConfigError, TargetError) as error:
         raise WeightsError(f"{folder / CONFIG} does not fit its backbone: {error}") from error
-    tensors = read_tensors(folder / TENSORS, content.sha256)
+    tensors = read_weights(folder, content.sha256)
     try:
         load_adapter_state_dict(segmenter, tensors)
     except WeightsError as error:
-        raise WeightsError(f"{folder / TENSORS}: {error}") from error
+        raise WeightsError(
+            f"{folder / TENSORS} does not fit {CONFIG} beside it, which says method {config.method}, options "
+            f"{dict(config.method_options)}, head {config.head}, {len(config.classes)} classes.\n{error}"
+        ) from error
     return segmenter.eval()
 
 
@@ -147,10 +150,12 @@ def _load_backbone(source: str, folder: Path) -> LoadedSam:
         ) from error
 
 
-def _compare(tensors: Mapping[str, Tensor], file: Path) -> None:
-    read = read_tensors(file)
+def _compare(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    read = read_weights(folder)
     if read.keys() != tensors.keys() or any(not read[name].equal(t) for name, t in tensors.items()):
-        raise WeightsError(f"{file} does not read back as it was written. Check the disk, then save again.")
+        raise WeightsError(
+            f"{folder / TENSORS} does not read back as it was written. Check the disk, then save again."
+        )
 
 
 def _download(name: str) -> Path:

@@ -146,7 +146,7 @@ def test_long_lists_are_cut(folder):
             lambda f: (f / "config.json").write_text('{"model_type": "sam2"}'),
             "model of type 'sam2'; only 'sam'",
         ),
-        (lambda f: (f / "model.safetensors").unlink(), "does not exist; download the whole"),
+        (lambda f: (f / "model.safetensors").unlink(), "does not exist. Download the whole"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 50), "is damaged"),
         (
             lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]),

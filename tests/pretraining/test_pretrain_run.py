@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from convlora.backbone.weights import load_sam
+from convlora.errors import WeightsError
 from convlora.pretraining.batches import BatchStream
 from convlora.pretraining.loop import PretrainConfig, pretrain
 from convlora.pretraining.shards import ShardReader, write_shards
+from convlora.state_file import FILE, PREVIOUS, read_states
 from small import SMALL
 
 
@@ -69,7 +71,7 @@ def test_short_run_and_its_continuation(scenes, tmp_path, capsys):
     first = load_sam(folder)
     assert first.sam.spec.encoder.embed_dim == SMALL.encoder.embed_dim
     assert first.fingerprint != load_sam(_untrained(tmp_path)).fingerprint
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state = progress_of(tmp_path)
     assert state["step"] > 4
     assert state["seconds"] >= 60 * config.minutes
     rows = [json.loads(line) for line in capsys.readouterr().out.replace("'", '"').splitlines()]
@@ -79,7 +81,27 @@ def test_short_run_and_its_continuation(scenes, tmp_path, capsys):
     assert load_sam(folder).fingerprint == first.fingerprint
     longer = PretrainConfig(**{**vars(config), "minutes": 0.08})
     pretrain(scenes, tmp_path, longer, SMALL)
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] > state["step"]
+    assert progress_of(tmp_path)["step"] > state["step"]
+
+
+def test_damaged_states(scenes, tmp_path, capsys):
+    config = PretrainConfig(
+        minutes=0.04, prompts=2, small_size=32, small_batch=2, full_batch=2, save_every=0.3
+    )
+    pretrain(scenes, tmp_path, config, SMALL)
+    whole = (tmp_path / PREVIOUS).read_bytes()
+    (tmp_path / FILE).write_bytes(whole[:-9])
+    pretrain(scenes, tmp_path, config, SMALL)  # goes on from the one before
+    assert f"warning: {tmp_path / FILE} is damaged" in capsys.readouterr().out
+    assert progress_of(tmp_path)["seconds"] >= 60 * config.minutes
+    for name in (FILE, PREVIOUS):
+        (tmp_path / name).write_bytes(b"half")
+    with pytest.raises(WeightsError, match=r"No state in .* is whole\. To pretrain anew: rm "):
+        pretrain(scenes, tmp_path, config, SMALL)
+
+
+def progress_of(folder):
+    return json.loads(next(read_states(folder)).header["progress"])
 
 
 def _untrained(folder):

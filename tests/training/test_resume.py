@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 
 from convlora.config import make_config
 from convlora.errors import ConfigError, WeightsError
+from convlora.state_file import FILE, PREVIOUS
 from convlora.training import fit as fit_module
 from convlora.training.fit import fit
 from convlora.training.lock import locked
-from convlora.training.resume import FILE, PREVIOUS
 
 STEPS = 8
 
@@ -304,7 +304,7 @@ def test_full_disk_keeps_the_last_state(cut_run, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("convlora.training.resume.save_file", full)
+    monkeypatch.setattr("convlora.state_file.save_file", full)
     with pytest.raises(WeightsError, match=r"(?s)cannot be written: .*No space left.*make room"):
         fit(cut_run, resume=True)
     assert (cut_run.out / FILE).read_bytes() == before

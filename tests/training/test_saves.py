@@ -40,7 +40,7 @@ class Kill:
                 getattr(owner, name) if name != "fsync" else lambda descriptor: None
             )  # slow, and no matter here
             patch.setattr(owner, name, self.counted(real, name))
-        for module in ("convlora.checkpoint", "convlora.training.resume"):
+        for module in ("convlora.checkpoint", "convlora.state_file"):
             patch.setattr(f"{module}.save_file", self.counted(real_save, "save_file"))
 
     def counted(self, real, name):
@@ -133,7 +133,7 @@ def test_a_kill_at_every_file_operation(run, monkeypatch):
 
 def test_full_disk_at_every_write(run, monkeypatch):
     """ENOSPC in the middle of a save: an error that names the file, the checkpoint before it loads."""
-    for name in ("convlora.checkpoint.save_file", "convlora.training.resume.save_file", "os.fsync"):
+    for name in ("convlora.checkpoint.save_file", "convlora.state_file.save_file", "os.fsync"):
         out = run(name)
         with monkeypatch.context() as patch:
 
@@ -156,7 +156,7 @@ def test_full_disk_at_every_write(run, monkeypatch):
                 ConvLoraError, match=r"(?s)cannot be written: .*No space left.*kept; make room"
             ):
                 fit(out, resume=True)
-        if name != "convlora.training.resume.save_file":
+        if name != "convlora.state_file.save_file":
             assert all(
                 torch.equal(value, before[key])
                 for key, value in load_file(out.out / "last" / "adapter_model.safetensors").items()

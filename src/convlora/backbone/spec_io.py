@@ -42,16 +42,19 @@ def spec_from_config(config: Mapping[str, Any], source: Path) -> SamSpec:
     """Read transformers' `SamConfig` dictionary.
 
     Raises:
-        WeightsError: it describes another kind of model.
+        WeightsError: it describes another kind of model, or a value is not valid; names the key.
     """
-    if config.get("model_type") != "sam" or "vision_config" not in config:
+    if config.get("model_type") != "sam":
+        kind = f"of type '{config['model_type']}'" if "model_type" in config else "without 'model_type'"
         raise WeightsError(
-            f"{source} describes a model of type '{config.get('model_type')}'; only 'sam' (the first Segment "
+            f"{source} describes a model {kind}; only 'sam' (the first Segment "
             "Anything Model) can be loaded. Use facebook/sam-vit-base, -large or -huge."
         )
-    vision = _VISION_DEFAULTS | config["vision_config"]
-    decoder = _DECODER_DEFAULTS | config.get("mask_decoder_config", {})
-    prompt = config.get("prompt_encoder_config", {})
+    if "vision_config" not in config:
+        raise WeightsError(f"{source} lacks the key 'vision_config'. Download it again.")
+    vision = _VISION_DEFAULTS | _section(config, "vision_config", _VISION_DEFAULTS, source)
+    decoder = _DECODER_DEFAULTS | _section(config, "mask_decoder_config", _DECODER_DEFAULTS, source)
+    prompt = _section(config, "prompt_encoder_config", {"mask_input_channels": 16}, source)
     encoder_spec = EncoderSpec(
         embed_dim=vision["hidden_size"],
         depth=vision["num_hidden_layers"],
@@ -78,6 +81,42 @@ def spec_from_config(config: Mapping[str, Any], source: Path) -> SamSpec:
         mask_input_channels=prompt.get("mask_input_channels", 16),
     )
     return SamSpec(encoder_spec, decoder_spec)
+
+
+def _section(
+    config: Mapping[str, Any], name: str, defaults: Mapping[str, Any], source: Path
+) -> dict[str, Any]:
+    """One part of the configuration, its values of the kind that the defaults are."""
+    section = config.get(name) or {}
+    if not isinstance(section, dict):
+        raise WeightsError(f"{source}: {name} is {section!r}; it must be an object. Download it again.")
+    for key, default in defaults.items():
+        value = section.get(key, default)
+        valid, rule = _check_value(value, default)
+        if key == "window_size" and value == 0 and not isinstance(value, bool):
+            continue  # no windows: every block is global
+        if not valid:
+            raise WeightsError(f"{source}: {name}.{key} is {value!r}; it must be {rule}. Download it again.")
+    return section
+
+
+def _check_value(value: object, default: object) -> tuple[bool, str]:
+    """Whether a value is of the kind of its default, and the rule in words."""
+    if isinstance(default, bool):
+        return isinstance(value, bool), "true or false"
+    if isinstance(default, tuple):
+        listed = isinstance(value, list | tuple) and all(_is_whole(item) for item in value)
+        return listed, "a list of numbers of blocks"
+    if isinstance(default, float):
+        number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        return number, "a number above 0"
+    if default is None:
+        return value is None or (_is_whole(value) and value != 0), "null or a whole number from 1"
+    return _is_whole(value) and value != 0, "a whole number from 1"
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def spec_to_config(spec: SamSpec) -> dict[str, Any]:

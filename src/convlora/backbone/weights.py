@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from convlora.backbone.initialise import random_sam
@@ -18,6 +18,8 @@ from convlora.backbone.presets import BACKBONES, SamSpec
 from convlora.backbone.sam import Sam
 from convlora.backbone.spec_io import spec_from_config, spec_from_tensors, spec_to_config
 from convlora.errors import WeightsError
+from convlora.output import to_disk, write_text
+from convlora.weight_files import read_json, read_tensors, refuse_pointer
 
 BUNDLED = Path(__file__).parent / "sam_tiny"
 _CONFIG, _TENSORS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -55,21 +57,40 @@ def load_sam(source: str | Path) -> LoadedSam:
         sam = _load_folder(Path(name))
     elif Path(name).suffix in {".pth", ".pt"}:
         sam = _load_meta(Path(name))
+    elif Path(name).is_file():
+        raise WeightsError(
+            f"{name} is a file. Give the folder that holds {_CONFIG} and {_TENSORS}, or one of Meta's "
+            "sam_vit_*.pth."
+        )
     else:
         sam = _load_folder(_download(name))
     return LoadedSam(sam, name, fingerprint(sam.state_dict()))
 
 
 def save_sam(sam: Sam, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write config.json and model.safetensors under transformers' names; `SamModel` loads them too."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write config.json and model.safetensors under transformers' names; `SamModel` loads them too.
+
+    Raises:
+        WeightsError: they cannot be written; a file that was there is kept.
+    """
     depth = sam.spec.decoder.iou_head_depth
     tensors = {
         to_transformers(name, depth): tensor.detach().to("cpu", dtype).contiguous()
         for name, tensor in sam.state_dict().items()
     }
-    save_file(tensors, folder / _TENSORS, metadata={"format": "pt"})
-    (folder / _CONFIG).write_text(json.dumps(spec_to_config(sam.spec), indent=2) + "\n")
+    part = folder / f"{_TENSORS}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part, metadata={"format": "pt"})
+        to_disk(part)
+        part.replace(folder / _TENSORS)
+        write_text(folder / _CONFIG, json.dumps(spec_to_config(sam.spec), indent=2) + "\n")
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise WeightsError(
+            f"{folder} cannot be written: {error}. What was there before is kept; make room, or save "
+            "elsewhere."
+        ) from error
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -111,15 +132,12 @@ def _download(name: str) -> Path:
 
 def _load_folder(folder: Path) -> Sam:
     config_file = folder / _CONFIG
-    try:
-        config = json.loads(config_file.read_text())
-    except FileNotFoundError as error:
+    if not config_file.exists():
         raise WeightsError(
             f"{folder} holds no {_CONFIG}. A backbone folder has {_CONFIG} and {_TENSORS}, as written by "
             "transformers' save_pretrained."
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{config_file} is not valid JSON ({error}). Download it again.") from error
+        )
+    config = read_json(config_file, "Download it again.")
     spec = spec_from_config(config, config_file)
     depth = spec.decoder.iou_head_depth
     tensors: dict[str, Tensor] = {}
@@ -129,25 +147,32 @@ def _load_folder(folder: Path) -> Sam:
 
 
 def _read_safetensors(folder: Path) -> dict[str, Tensor]:
-    index = folder / _INDEX
-    names = (
-        sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [_TENSORS]
-    )
     tensors: dict[str, Tensor] = {}
-    for file in (folder / name for name in names):
-        try:
-            tensors |= load_file(file)
-        except FileNotFoundError as error:
-            raise WeightsError(f"{file} does not exist; download the whole backbone folder again.") from error
-        except SafetensorError as error:
-            raise WeightsError(
-                f"{file} is damaged ({error}), perhaps a download that was cut off. "
-                "Delete it and fetch it again."
-            ) from error
+    for file in _tensor_files(folder):
+        tensors |= read_tensors(file, "Download the whole backbone folder again.")
     return tensors
 
 
+def _tensor_files(folder: Path) -> list[Path]:
+    """model.safetensors, or the shards that the index lists."""
+    index = folder / _INDEX
+    if not index.exists():
+        pickles = [] if (folder / _TENSORS).exists() else sorted(folder.glob("*.bin"))
+        if pickles:
+            raise WeightsError(
+                f"{folder} holds {pickles[0].name}, a pickle, which can run code and is not opened, and no "
+                f"{_TENSORS}. Download the safetensors files of the same model."
+            )
+        return [folder / _TENSORS]
+    shards = read_json(index, "Download it again.").get("weight_map")
+    names = set(shards.values()) if isinstance(shards, dict) else set()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise WeightsError(f"{index} lists no files under 'weight_map'. Download it again.")
+    return [folder / name for name in sorted(names)]
+
+
 def _load_meta(file: Path) -> Sam:
+    refuse_pointer(file)
     try:
         tensors: Any = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -166,9 +191,20 @@ def _load_meta(file: Path) -> Sam:
 
 
 def _assemble(spec: SamSpec, tensors: Mapping[str, Tensor], source: Path) -> Sam:
-    with torch.device("meta"):
-        sam = Sam(spec)
+    try:
+        with torch.device("meta"):
+            sam = Sam(spec)
+    except (ValueError, RuntimeError, ZeroDivisionError, AssertionError) as error:
+        raise WeightsError(
+            f"{source} describes a SAM that cannot be built: {_first_line(error)}. Download it again."
+        ) from error
     check_tensors(sam.state_dict(), tensors, str(source))
+    broken = [name for name, t in tensors.items() if not t.isfinite().all()]
+    if broken:
+        raise WeightsError(
+            f"{source} holds values that are no finite numbers in {len(broken)} tensors, first {broken[0]}. "
+            "Download it again."
+        )
     sam.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
     return sam.requires_grad_(True)
 

@@ -14,9 +14,11 @@ from convlora.backbone.initialise import random_sam
 from convlora.backbone.presets import SAM_TINY, SamSpec
 from convlora.backbone.sam import Sam
 from convlora.backbone.weights import save_sam
+from convlora.errors import WeightsError
 from convlora.pretraining.batches import Batch, BatchStream
 from convlora.pretraining.objective import mask_iou, pretraining_loss
 from convlora.pretraining.shards import ShardReader
+from convlora.state_file import read_states, restore_training, training_tensors, write_state
 
 
 @dataclass(frozen=True)
@@ -142,27 +144,38 @@ class _Run:
         print(row, flush=True)
 
     def save(self) -> None:
-        """Write the state; the file appears whole or not at all."""
-        state = {
-            "model": self.sam.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "config": asdict(self.config),
-        }
-        part = self.out / "state.part"
-        torch.save(state, part)
-        part.replace(self.out / "state.pt")
+        """Write the state and the model, each whole or not at all.
+
+        Raises:
+            WeightsError: the disk is full or cannot be written; the last state is kept.
+        """
+        tensors = training_tensors(dict(self.sam.named_parameters()), self.optimizer)
+        tensors |= {f"buffer/{name}": buffer for name, buffer in self.sam.named_buffers()}
+        progress = {"step": self.step, "seconds": self.seconds, "config": asdict(self.config)}
+        write_state(self.out, tensors, {"progress": json.dumps(progress)})
         save_sam(self.sam, self.out / "model", torch.float16)
 
     def resume(self) -> None:
-        """Go on from the last state in the run folder, if there is one."""
-        file = self.out / "state.pt"
-        if file.exists():
-            state = torch.load(file, weights_only=True)
-            self.sam.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds = state["step"], state["seconds"]
+        """Go on from the newest whole state in the run folder, if there is one.
+
+        Raises:
+            WeightsError: all states are damaged, or belong to another model.
+        """
+        states = list(read_states(self.out))
+        for saved in states:
+            if saved.damage:
+                print(f"warning: {saved.damage}", flush=True)
+                continue
+            restore_training(dict(self.sam.named_parameters()), self.optimizer, saved)
+            for name, buffer in self.sam.named_buffers():
+                buffer.copy_(saved.tensors[f"buffer/{name}"])
+            progress = json.loads(saved.header["progress"])
+            self.step, self.seconds = progress["step"], progress["seconds"]
+            return
+        if states:
+            raise WeightsError(
+                f"No state in {self.out} is whole. To pretrain anew: rm {self.out}/state*.safetensors"
+            )
 
 
 def _predict(sam: Sam, batch: Batch) -> tuple[Tensor, Tensor]:
