@@ -46,7 +46,7 @@ def train(folder: Path, out: Path, steps: int, resume: bool, pipe: int) -> None:
     os.write(pipe, b"startup 0\n")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
-    def announce(owner: Any, name: str, moment: str, step: Callable[..., int]) -> None:
+    def announce(owner: object, name: str, moment: str, step: Callable[..., int]) -> None:
         real = getattr(owner, name)
 
         def announced(*values: Any) -> object:  # noqa: ANN401
