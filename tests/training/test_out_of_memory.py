@@ -10,10 +10,10 @@ from torch import nn
 
 from convlora.config import make_config
 from convlora.errors import ConfigError
+from convlora.inference.predictor import is_out_of_memory
 from convlora.training import fit as fit_module
 from convlora.training.fit import fit
 from convlora.training.loop import cut
-from convlora.training.out_of_memory import is_out_of_memory
 
 STEPS = 4
 
@@ -168,6 +168,7 @@ def test_other_errors_are_not_caught(short, binary_data, small_backbone, tmp_pat
         (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
         (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (MemoryError(), True),
         (ValueError("out of memory"), False),
     ],
 )

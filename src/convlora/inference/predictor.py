@@ -44,6 +44,14 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return _DTYPES[precision]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator gave up, on a GPU or on the CPU, where it raises a plain RuntimeError."""
+    text = str(error).lower()
+    allocator = "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or (isinstance(error, RuntimeError) and allocator)
+
+
 def choose_device(name: str | torch.device | None = None) -> torch.device:
     """Device by name; by default a GPU if there is one.
 
@@ -132,7 +140,7 @@ class Predictor:
         try:
             prediction = self._segment(picture)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             name = image if isinstance(image, str | Path) else "The image"
             raise DataError(
@@ -156,8 +164,3 @@ class Predictor:
         native = invert(head.scores(output)[0].float(), geometry)
         probabilities = head.probabilities(native[None])[0].cpu()
         return Prediction(probabilities.argmax(dim=0).to(torch.uint8).numpy(), probabilities)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or "can't allocate memory" in str(error)  # the CPU's allocator raises a plain RuntimeError

@@ -9,9 +9,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from convlora.inference.predictor import is_out_of_memory
 from convlora.training.objective import Objective
 from convlora.training.optimizer import linear_decay
-from convlora.training.out_of_memory import cannot_halve, is_out_of_memory, release_memory
+from convlora.training.out_of_memory import cannot_halve, release_memory
 from convlora.training.plan import Plan
 from convlora.training.report import Reporter
 
@@ -82,7 +83,7 @@ class Loop:
         while True:
             try:
                 return self._accumulate_all(batches)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error)

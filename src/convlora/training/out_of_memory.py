@@ -7,13 +7,6 @@ import torch
 from convlora.errors import ConfigError
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator gave up, on a GPU or on the CPU."""
-    text = str(error).lower()
-    allocator = "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and allocator)
-
-
 def release_memory() -> None:
     """Free what the failed step left: cycles that hold tensors, and the allocator's cache."""
     gc.collect()
