@@ -38,7 +38,7 @@ from convlora.training.validation import Validation
 FORK = multiprocessing.get_context("fork")
 
 #: How often each moment is aimed at, and the longest wait after it begins, in seconds.
-MOMENTS = {"startup": (2, 1.0), "step": (3, 0.1), "validation": (2, 0.1), "save": (5, 0.05)}
+MOMENTS = {"startup": (2, 1.0), "step": (3, 0.1), "validation": (2, 0.1), "save": (5, 0.015)}
 
 
 def train(folder: Path, out: Path, steps: int, resume: bool, pipe: int) -> None:
