@@ -127,7 +127,8 @@ def compare(one: Path, other: Path) -> dict[str, bool]:
     def rows(run: Path) -> list[dict[str, Any]]:
         lines = (run / "metrics.jsonl").read_text().splitlines()
         return [
-            {key: v for key, v in json.loads(line).items() if key != "images_per_second"} for line in lines
+            {k: v for k, v in json.loads(line).items() if k not in {"images_per_second", "seconds"}}
+            for line in lines
         ]
 
     same: dict[str, bool] = {}

@@ -63,6 +63,9 @@ class RunConfig(BaseModel):
     resize: Literal["pad", "stretch"] = Field("pad", description="Keep the aspect and pad, or stretch.")
     augment: Literal["none", "flip", "default"] = Field("default", description="Augmentation.")
     loss: str = Field("default", description="'default', 'official' (the paper's code), or a loss by name.")
+    train_images: int | None = Field(
+        None, ge=1, description="Use so many of the training images, drawn by the seed; else all."
+    )
     epochs: int = Field(30, ge=1, description="Passes over the training images.")
     max_steps: int | None = Field(None, ge=1, description="Optimiser steps; overrides epochs.")
     batch_size: int = Field(4, ge=1, description="Images for one optimiser step, over all processes.")

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from convlora.data.check import check_dataset
-from convlora.data.splits import check_unseen, read_record, record_splits
-from convlora.errors import DataError
+from convlora.data.splits import check_unseen, limit_training, read_record, record_splits
+from convlora.errors import ConfigError, DataError
 from small import write_image, write_table
 
 
@@ -153,3 +153,26 @@ def test_a_damaged_record(record, text):
 
 def test_no_record(tmp_path):
     assert read_record(tmp_path / "run") is None
+
+
+def test_a_part_of_the_training_images(data, tmp_path):
+    whole = check_dataset(data).dataset
+    small, large = (limit_training(whole, count, seed=3) for count in (2, 3))
+    assert len(stems(small)["train"]) == 2
+    assert set(stems(small)["train"]) < set(stems(large)["train"]) < set(stems(whole)["train"])
+    assert len({tuple(stems(limit_training(whole, 2, seed))["train"]) for seed in range(8)}) > 1
+    assert [stems(small)[split] for split in ("val", "test")] == [stems(whole)[s] for s in ("val", "test")]
+    assert limit_training(whole, None, 3) is whole
+    with pytest.raises(ConfigError, match=r"train_images is 99, but there are \d+ training images"):
+        limit_training(whole, 99, 3)
+
+
+def test_images_that_a_run_left_out_are_not_new(data, tmp_path):
+    part = limit_training(check_dataset(data).dataset, 2, seed=3)
+    (tmp_path / "split.json").write_text(record_splits(part))
+    record = read_record(tmp_path)
+    report = check_dataset(data, record=record)
+    assert report.problems == []
+    assert stems(limit_training(report.dataset, 2, seed=3)) == stems(part)
+    # what was left out was not trained on
+    assert not list(check_unseen(report.dataset, "val", record))

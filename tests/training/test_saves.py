@@ -94,6 +94,7 @@ def ends(out):
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
         row.pop("images_per_second", None)
+        row.pop("seconds", None)
     tensors = {name: load_file(out / name / "adapter_model.safetensors") for name in ("best", "last")}
     configs = {
         name: json.loads((out / name / "adapter_config.json").read_text()) for name in ("best", "last")

@@ -83,6 +83,7 @@ class DataSet:
     shares: dict[str, float] = field(default_factory=dict)  # of the labelled training pixels, by class
     digests: dict[Path, str] = field(default_factory=dict)  # hash of the bytes of each image
     by_seed: bool = False  # whether the splits were made by a seed just now
+    unused: tuple[Pair, ...] = ()  # training images that the run leaves out
 
 
 def find_folders(root: Path) -> list[Folder]:

@@ -1,5 +1,7 @@
 """The splits that a run was trained with: recorded in split.json, and kept to ever after."""
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +10,11 @@ from pathlib import Path
 from convlora.data.layout import DataSet, Pair
 from convlora.data.report import Problem
 from convlora.data.source import error, warning
-from convlora.errors import DataError
+from convlora.errors import ConfigError, DataError
 
 FILE = "split.json"
 OTHER_DATA = "other-data"  # code of the warning that the run's splits do not apply
+_UNUSED = "unused"  # training images that the run left out; to resume it they are drawn again
 _LENGTH = 16  # hexadecimal digits of a recorded hash
 
 
@@ -28,11 +31,36 @@ class Record:
     splits: dict[str, dict[str, str]]
 
 
+def limit_training(dataset: DataSet, count: int | None, seed: int) -> DataSet:
+    """Keep `count` training images, for curves over their number.
+
+    Which ones depends on the seed and their names alone, and of two counts the smaller set is part of the
+    larger one.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    pairs = dataset.splits["train"]
+    if count is None:
+        return dataset
+    if count > len(pairs):
+        raise ConfigError(f"train_images is {count}, but there are {len(pairs)} training images.")
+    kept = set(sorted((pair.stem for pair in pairs), key=lambda stem: _draw(seed, stem))[:count])
+    splits = {**dataset.splits, "train": [pair for pair in pairs if pair.stem in kept]}
+    left_out = tuple(pair for pair in pairs if pair.stem not in kept)
+    return dataclasses.replace(dataset, splits=splits, unused=left_out)
+
+
+def _draw(seed: int, stem: str) -> str:
+    return hashlib.sha256(f"{seed} {stem}".encode()).hexdigest()
+
+
 def record_splits(dataset: DataSet) -> str:
     """Text of split.json: of each split, the names of its images with the start of their SHA-256."""
+    splits = dataset.splits | ({_UNUSED: list(dataset.unused)} if dataset.unused else {})
     content = {
         split: {pair.stem: dataset.digests[pair.image][:_LENGTH] for pair in pairs}
-        for split, pairs in dataset.splits.items()
+        for split, pairs in splits.items()
     }
     return json.dumps(content, indent=2) + "\n"
 
@@ -69,7 +97,7 @@ def follow_record(
     """
     by_name = {name: split for split, names in record.splits.items() for name in names}
     by_digest = {d: split for split, names in record.splits.items() for d in names.values() if d}
-    splits: dict[str, list[Pair]] = {split: [] for split in record.splits}
+    splits: dict[str, list[Pair]] = {split: [] for split in record.splits if split != _UNUSED}
     new: list[Pair] = []
     for pair in pairs:
         # content first: a training image under the name of a test image is still a training image
@@ -77,7 +105,7 @@ def follow_record(
         if split is None:
             new.append(pair)
         else:
-            splits[split].append(pair)
+            splits["train" if split == _UNUSED else split].append(pair)
     if not any(splits.values()):
         found = f"no image is one of those that {record.file} lists: this is other data than the run's"
         rule = "Data without split folders is split by a seed, and only a part of it is used."

@@ -14,6 +14,7 @@ from convlora.backbone.weights import load_sam
 from convlora.config import RunConfig
 from convlora.data.check import check_dataset
 from convlora.data.dataset import bytes_kept
+from convlora.data.splits import limit_training
 from convlora.inference.predictor import autocast_dtype
 from convlora.model import Segmenter, SegmenterConfig, default_head
 from convlora.training.memory import MIB, StepMemory, estimate_peak, simulate_step
@@ -97,7 +98,7 @@ def dry_run(config: RunConfig) -> DryRun:
     """
     report = check_dataset(config.data, classes=config.classes, palette=config.palette)
     report.raise_if_errors()
-    dataset = report.dataset
+    dataset = limit_training(report.dataset, config.train_images, config.seed)
     check_metric(config.metric, dataset.classes)
     spec = _spec(config.backbone)
     built = _segmenter_config(config, spec, dataset.classes)

@@ -20,7 +20,7 @@ from convlora.data.dataset import SegmentationDataset
 from convlora.data.layout import DataSet
 from convlora.data.progress import show_progress
 from convlora.data.splits import FILE as RECORD
-from convlora.data.splits import read_record, record_splits
+from convlora.data.splits import limit_training, read_record, record_splits
 from convlora.errors import ConfigError
 from convlora.inference.predictor import autocast_dtype
 from convlora.model import Segmenter, default_head
@@ -66,7 +66,7 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
         config.data, classes=config.classes, palette=config.palette, record=record, progress=show_progress
     )
     report.raise_if_errors()
-    dataset = report.dataset
+    dataset = limit_training(report.dataset, config.train_images, config.seed)
     check_metric(config.metric, dataset.classes)
     AcceleratorState._reset_state()  # else a second run in this process is bound to the first one's precision
     # without cpu=True, processes launched on a machine without a GPU would each train alone

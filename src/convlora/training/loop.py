@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator
 
 import torch
@@ -58,10 +59,12 @@ class Loop:
         """
         batches = iter(loader)
         while self.done < self.plan.steps:
+            start = time.monotonic()
             loss = self._step(batches)
+            seconds = time.monotonic() - start
             self.done += 1
             lr = self.optimizer.param_groups[0]["lr"]
-            self.reporter.step(self.done, loss, lr, self.plan.batch_size)
+            self.reporter.step(self.done, loss, lr, self.plan.batch_size, seconds)
             if after_step(self.done):
                 break
 

@@ -46,12 +46,13 @@ class Reporter:
     ) -> None:
         self.bar.stop()
 
-    def step(self, step: int, loss: float, lr: float, images: int) -> None:
-        """Tell that a step is done."""
+    def step(self, step: int, loss: float, lr: float, images: int, seconds: float) -> None:
+        """Tell that a step is done, and how long it alone took."""
         self.images += images
         speed = self.images / max(1e-9, time.monotonic() - self.start)
         self.bar.update(self.task, completed=step, loss=f"{loss:.3f}", speed=f"{speed:.1f}")
-        self.record({"step": step, "loss": loss, "lr": lr, "images_per_second": round(speed, 2)})
+        row = {"step": step, "loss": loss, "lr": lr, "images_per_second": round(speed, 2)}
+        self.record(row | {"seconds": round(seconds, 4)})
         now = time.monotonic()
         if self.bar.disable and (now - self.last_line > _LINE_EVERY or step == self.steps):
             left = (self.steps - step) * (now - self.start) / max(1, self.images / images)
