@@ -1,11 +1,39 @@
 """Ways to break a data set of `write_shapes`: each gives a function of its folder."""
 
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 MASK, PICTURE = "train/masks/train_00.png", "train/images/train_00.png"
+
+
+class Case(NamedTuple):
+    """What is broken, and what must be said: code, severity, file and a word of the remedy."""
+
+    name: str
+    break_it: Callable[[Path], object]
+    code: str = ""
+    severity: str = "error"
+    file: str = ""
+    remedy: str = ""
+    found: str = ""
+
+
+def by_name(case):
+    return case.name
+
+
+def assert_told(case, problems):
+    alike = [p for p in problems if p["code"] == case.code]
+    assert alike, f"{case.code} is not among {problems}"
+    assert {p["severity"] for p in alike} == {case.severity}, alike
+    told = [p for p in alike if case.file in f"{p['file']} {p['found']}" and case.found in p["found"]]
+    assert told, alike
+    assert any(case.remedy in p["rule"] + " " + p["fix"] for p in told), told
 
 
 def values_of(path):

@@ -123,7 +123,13 @@ def _check(run: str | Path, data: Path, classes: list[str], split: str, palette:
     """Check the data, with the splits of the run."""
     record = read_record(Path(run))
     report = check_dataset(
-        data, classes=classes, palette=palette, splits=(split,), record=record, progress=show_progress
+        data,
+        classes=classes,
+        palette=palette,
+        splits=(split,),
+        record=record,
+        scored=split,
+        progress=show_progress,
     )
     if record is not None and report.found is not None:
         report.problems += check_unseen(report.found, split, record)

@@ -3,9 +3,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,8 +11,11 @@ from typer.testing import CliRunner
 from breaks import (
     MASK,
     PICTURE,
+    Case,
     as_file,
+    assert_told,
     both,
+    by_name,
     clear,
     colours,
     convert,
@@ -43,19 +43,6 @@ from breaks import (
 from convlora.cli.app import app
 from convlora.data.check import check_dataset
 from small import write_shapes
-
-
-class Case(NamedTuple):
-    """What is broken, and what must be said: code, severity, file and a word of the remedy."""
-
-    name: str
-    break_it: Callable[[Path], object]
-    code: str = ""
-    severity: str = "error"
-    file: str = ""
-    remedy: str = ""
-    found: str = ""
-
 
 FILES = [
     Case("image without mask", remove(MASK), "missing-mask", file=PICTURE, remedy="Add train_00.png"),
@@ -232,19 +219,6 @@ def original(tmp_path_factory):
 @pytest.fixture
 def data(original, tmp_path):
     return shutil.copytree(original, tmp_path / "data")
-
-
-def by_name(case):
-    return case.name
-
-
-def assert_told(case, problems):
-    alike = [p for p in problems if p["code"] == case.code]
-    assert alike, f"{case.code} is not among {problems}"
-    assert {p["severity"] for p in alike} == {case.severity}
-    told = [p for p in alike if case.file in f"{p['file']} {p['found']}" and case.found in p["found"]]
-    assert told, alike
-    assert any(case.remedy in p["rule"] + " " + p["fix"] for p in told), told
 
 
 @pytest.mark.parametrize("case", BROKEN, ids=by_name)

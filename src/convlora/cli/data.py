@@ -24,7 +24,7 @@ sample_app = typer.Typer(help="Write a sample data set to try the software on.",
 
 def split_names(names: str | None) -> list[str] | None:
     """Read 'a,b,c'; None stays None."""
-    return [name.strip() for name in names.split(",") if name.strip()] if names else None
+    return None if names is None else [name.strip() for name in names.split(",")]
 
 
 def check(

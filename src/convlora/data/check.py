@@ -37,6 +37,7 @@ def check_dataset(
     splits: Sequence[str] = ("train", "val"),
     split_seed: int = 0,
     record: Record | None = None,
+    scored: str | None = None,
     workers: int | None = None,
     progress: ShowProgress = no_progress,
 ) -> Report:
@@ -50,6 +51,7 @@ def check_dataset(
         splits: splits that must be there.
         split_seed: of the split that is made where the data has none.
         record: splits of a run, which are taken in place of a new one.
+        scored: the one split that will be used; what is wrong with files of the others is a warning then.
         workers: threads.
         progress: shows how far it is; see `show_progress`.
 
@@ -83,6 +85,8 @@ def check_dataset(
     pairs, problems = _split(folders, splits, split_seed, record, digests)
     report.problems += _with_renames(problems, source.base)
     report.problems += check_copies(folders, pairs, images)
+    if scored is not None:
+        report.problems = list(_only_for(scored, report.problems, folders, source.base))
     shares = _shares(pairs.get("train", []), names, encoding, masks)
     if report.ok:
         total = fingerprint(pairs, digests, {label: facts.digest for label, facts in masks.items()})
@@ -150,6 +154,19 @@ def _check_masks(source: Source, setting: _Setting, scanned: Scanned, report: Re
     if not problems:
         report.problems += check_values(scanned, setting.names or ("background", "foreground"), encoding)
     return encoding
+
+
+def _only_for(
+    split: str, problems: Iterable[Problem], folders: Iterable[Folder], base: Path
+) -> Iterator[Problem]:
+    """Errors of files in other splits as warnings; a picture that is in two splits stays one."""
+    others = {str(base / folder.split) for folder in folders if folder.split not in {split, "all"}}
+    for folder in folders:
+        if folder.split not in {split, "all"}:
+            others |= {str(file) for file in (*folder.images, *folder.masks, *folder.others)}
+    for problem in problems:
+        aside = problem.file in others and problem.code != "same-image"
+        yield replace(problem, severity="warning") if aside else problem
 
 
 def _with_renames(problems: Iterable[Problem], base: Path) -> Iterator[Problem]:

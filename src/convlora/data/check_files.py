@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from convlora.data.check_pairs import check_pairing
+from convlora.data.images import MANY_PIXELS
 from convlora.data.labels import Label
 from convlora.data.layout import Folder, Pair, pair_by_stem
 from convlora.data.report import Problem
@@ -111,8 +112,9 @@ def _check_orientation(scanned: Scanned) -> Iterator[Problem]:
 
 def _check_jpeg_masks(scanned: Scanned) -> Iterator[Problem]:
     for mask in scanned.masks.values():
-        if mask.path.suffix.lower() in {".jpg", ".jpeg"} and not mask.error:
-            found = f"JPEG with {len(mask.counts)} different values"
+        if mask.jpeg:
+            named = mask.path.suffix.lower() in {".jpg", ".jpeg"}
+            found = f"{'' if named else 'in truth a '}JPEG with {len(mask.counts)} different values"
             rule = "JPEG changes the values of a mask."
             fix = "Save masks as PNG, from the original labels."
             severity: Literal["error", "warning"] = "error" if len(mask.counts) > 2 else "warning"
@@ -132,6 +134,14 @@ def _check_pictures(scanned: Scanned) -> Iterator[Problem]:
         elif max(image.size) > _LONG * min(image.size):
             rule = "The longest side is scaled to the model's input, so that little is left of the other."
             yield Problem("warning", "elongated-image", str(image.path), shown, rule, "Cut it into tiles.")
+        pixels = image.size[0] * image.size[1]
+        if pixels > MANY_PIXELS:
+            rule = f"Above {MANY_PIXELS / 1e6:.0f} million pixels an image may fill the memory."
+            yield Problem("warning", "huge-image", str(image.path), shown, rule, "Cut it into tiles.")
+        if image.not_finite:
+            found = f"{image.not_finite} pixels are NaN or infinite"
+            fix = "Fine for a few pixels without data; else look at the file."
+            yield Problem("warning", "not-finite", str(image.path), found, "They are read as 0.", fix)
         if image.blank and min(image.size) >= _SMALL:
             rule = "Nothing can be learnt from it."
             fix = "Look at the file: the export may have failed. Remove it if so."

@@ -6,6 +6,7 @@ from pathlib import Path
 from convlora.data.images import EXTENSIONS, is_image
 from convlora.data.layout import MASK_FOLDERS, SPLITS, Folder
 from convlora.data.report import Problem
+from convlora.errors import DataError
 
 #: Files that systems leave behind; those that begin with a dot are left out when folders are listed.
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db", "icon\r", "@eadir"}
@@ -19,6 +20,8 @@ _PICTURES |= {"ppm", "pbm", "exr", "tga", "jxl", "jfif", "raw", "dng", "psd", "m
 def check_folders(base: Path, folders: Iterable[Folder]) -> Iterator[Problem]:
     """All that lies there and is not read."""
     for folder in folders:
+        if folder.trouble:
+            yield Problem.of_error("layout", base / folder.split, DataError(folder.trouble))
         for stray in folder.others:
             if stray.name.lower() not in _LITTER:
                 yield _tell_stray(stray, "images" in {stray.parent.name, stray.parent.parent.name})

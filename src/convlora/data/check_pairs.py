@@ -1,6 +1,7 @@
 """Checks of names: which image belongs to which mask, and what to rename where they have no partner."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,9 +15,11 @@ _RULE = "An image and its mask have the same name but for the ending."
 #: What exports put before or after the name of an image, or of its mask.
 _WORDS = (
     "mask|masks|gt|groundtruth|ground_truth|label|labels|labelids|labeltrainids|seg|segm|segmentation|"
-    "annotation|ann|anno|matte|target|truth|manual1|image|images|img|im|rgb|photo|sat|"
+    "annotation|ann|anno|matte|target|truth|manual1|image|images|img|im|rgb|photo|sat|leftimg8bit|gtfine|gtcoarse|"
     "png|jpg|jpeg|bmp|tif|tiff|webp"
 )
+#: The same without a sign between, at a number: mask00, 00mask.
+_JOINED = re.compile(rf"^({_WORDS})(?=\d)|(?<=\d)({_WORDS})$")
 _AFFIX = re.compile(rf"[ ._-]+({_WORDS})$|^({_WORDS})[ ._-]+")
 
 _File = TypeVar("_File", bound=Path | Label)
@@ -27,7 +30,10 @@ def check_pairing(folder: Folder) -> Iterator[Problem]:
     images, masks = _by_stem(folder.images), _by_stem(folder.masks)
     renamed = _find_pattern(images, masks)
     for image, mask in renamed:
+        same = _plain(image.stem) == _plain(mask.stem)
         found = f"its name is not that of an image, but close to {image.name}"
+        if same:
+            found = f"its name and {image.name} look the same, but differ in blanks or in Unicode form"
         fix = f"Rename it to {image.stem}{mask.suffix.lower()}."
         yield Problem("error", "name-pattern", str(mask), found, _RULE, fix)
     known = {image.stem for image, _ in renamed}, {mask.stem for _, mask in renamed}
@@ -68,10 +74,14 @@ def _find_pattern(images: dict[str, list[Path]], masks: dict[str, list[Label]]) 
     return sorted(pairs, key=lambda pair: pair[1].name)
 
 
+def _plain(stem: str) -> str:
+    return unicodedata.normalize("NFC", stem).strip()
+
+
 def _core(stem: str) -> str:
-    before, core = "", stem.lower()
+    before, core = "", unicodedata.normalize("NFC", stem).lower().strip()
     while core != before:
-        before, core = core, _AFFIX.sub("", core)
+        before, core = core, _JOINED.sub("", _AFFIX.sub("", core))
     return core
 
 

@@ -1,6 +1,7 @@
 """Checks of what is in the masks: encoding, ids, classes. Each looks at facts only and yields problems."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from convlora.data.check_files import Scanned
 from convlora.data.labels import Label
@@ -10,6 +11,7 @@ from convlora.data.report import Problem
 from convlora.data.scan import MaskFacts
 
 _MANY = 8
+_RARE = 1000  # times as many pixels of 255 as of 1
 
 
 def find_encoding(scanned: Scanned, names: tuple[str, ...] | None) -> tuple[MaskEncoding, list[Problem]]:
@@ -24,9 +26,28 @@ def find_encoding(scanned: Scanned, names: tuple[str, ...] | None) -> tuple[Mask
         return MaskEncoding.IDS, list(_not_binary(masks, values, names))
     with_one = [m for m in masks if 1 in m.counts]
     only_255 = [m for m in masks if 255 in m.counts and 1 not in m.counts]
-    if any(255 in m.counts for m in with_one) or not (with_one and only_255):
+    ones, most = sum(m.counts[1] for m in with_one), sum(m.counts.get(255, 0) for m in masks)
+    if with_one and ones * _RARE < most:
+        return MaskEncoding.IDS, list(_few_ones(with_one, ones, most, names))
+    labelled = [m for m in only_255 if 0 in m.counts]  # nothing but 255 is an image that is ignored
+    if any(255 in m.counts for m in with_one) or not (with_one and labelled):
         return MaskEncoding.IDS, []
-    return MaskEncoding.IDS, list(_mixed(with_one, only_255))
+    return MaskEncoding.IDS, list(_mixed(with_one, labelled))
+
+
+def _few_ones(
+    with_one: list[MaskFacts], ones: int, most: int, names: tuple[str, ...] | None
+) -> Iterator[Problem]:
+    """A pixel of 1 in masks of 0 and 255 would make all foreground 'ignore'."""
+    for mask in with_one:
+        found = f"value 1 ({mask.counts[1]} pixels); all masks together have {ones} of 1 and {most} of 255"
+        rule = "With 1, 255 means 'ignore'; without, it is the foreground. So few of 1 look like a slip."
+        fix = (
+            "If 255 is the foreground, change 1 to 0 or 255; if it is 'ignore', write the names of ids 0 "
+            "and 1 into classes.txt."
+        )
+        severity: Literal["error", "warning"] = "error" if names is None else "warning"
+        yield Problem(severity, "mixed-encoding", str(mask.path), found, rule, fix)
 
 
 def _mixed(with_one: list[MaskFacts], only_255: list[MaskFacts]) -> Iterator[Problem]:
@@ -64,7 +85,7 @@ def _not_binary(masks: list[MaskFacts], values: set[int], names: tuple[str, ...]
 
 def is_jpeg(mask: MaskFacts) -> bool:
     """Whether a mask is a JPEG, whose values are told of elsewhere."""
-    return mask.path.suffix.lower() in {".jpg", ".jpeg"}
+    return mask.jpeg
 
 
 def _is_soft(mask: MaskFacts) -> bool:

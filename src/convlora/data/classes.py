@@ -1,5 +1,6 @@
 """Names of the classes, id 0 first."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -70,9 +71,11 @@ def names_in_yaml(content: dict[object, object], file: Path) -> list[object]:
     """`names` of a data.yaml: a list, or a mapping from ids.
 
     Raises:
-        DataError: it is neither.
+        DataError: it is neither, or 'nc' is another number.
     """
     names = content.get("names")
+    if isinstance(names, list | dict) and content.get("nc", len(names)) != len(names):
+        raise DataError(f"{file} has nc: {content['nc']}, but {len(names)} names. Correct one of them.")
     if isinstance(names, list):
         return names
     if isinstance(names, dict) and set(names) == set(range(len(names))):
@@ -89,5 +92,11 @@ def _names_in_lines(file: Path) -> list[str]:
         raise DataError(
             f"{file}: line {lines.index('') + 1} is empty, and the line's place is the class's id. "
             "Name the class, or delete the line if no mask uses the id."
+        )
+    numbers = [re.match(r"(\d+)\s*[:;,.)\t ]\s*\S", line) for line in lines]
+    if len(lines) > 1 and all(n and int(n[1]) == i for i, n in enumerate(numbers)):
+        raise DataError(
+            f"{file}: every line begins with its number, such as '{lines[0]}'. A line is the name alone, and "
+            "its place is the id. Remove the numbers."
         )
     return [line for line in lines if line]

@@ -1,5 +1,7 @@
 """Read any common picture as RGB."""
 
+import re
+import warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -9,6 +11,12 @@ from PIL import Image
 from convlora.errors import DataError
 
 EXTENSIONS = frozenset({"png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"})
+
+#: Above this many pixels Pillow warns of a decompression bomb, and above twice as many it refuses to decode.
+MANY_PIXELS = Image.MAX_IMAGE_PIXELS or 2**62
+# the check names such files itself, and damaged EXIF tags are left aside as viewers do
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -72,7 +80,9 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
         Exception
     ) as error:  # damaged files make decoders raise almost anything: struct, zlib, index errors
         empty = path.is_file() and path.stat().st_size == 0
-        found = f"cannot be read as an image: {'the file is empty (0 bytes)' if empty else error}"
+        # Pillow names the buffer that it was given
+        reason = re.sub(r"'?<_io\.BytesIO object at 0x[0-9a-f]+>'?", path.name, str(error))
+        found = f"cannot be read as an image: {'the file is empty (0 bytes)' if empty else reason}"
         raise FileError.about(path, found, "Replace or remove the file.") from error
     if frames > 1:
         found = f"holds {frames} frames; one file must be one picture"

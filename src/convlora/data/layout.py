@@ -31,6 +31,28 @@ __all__ = [
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 #: Names that the folder of the masks may have; 'masks' comes first, of the others there must be one only.
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "gt", "ground_truth")
+#: Names that people give to the folders; they are not read, but told to be renamed.
+IMAGE_FOLDERS = (
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "jpegimages",
+    "photos",
+    "pictures",
+    "rgb",
+    "input",
+    "inputs",
+)
+_OTHER_MASK_FOLDERS = (
+    "segmentationclass",
+    "segmentations",
+    "segmentation",
+    "seg",
+    "targets",
+    "target",
+    "truth",
+)
 LAYOUT_HELP = (
     "A data folder holds {train,val,test}/{images,masks}/NAME.png, "
     "or {images,masks}/{train,val,test}/NAME.png, or {images,masks}/NAME.png without splits; "
@@ -63,6 +85,7 @@ class Folder:
     masks: tuple[Label, ...]
     others: tuple[Path, ...] = ()
     pairs: tuple[Pair, ...] | None = None
+    trouble: str = ""  # why no pairs could be made
 
     @classmethod
     def of_pairs(cls, split: str, pairs: Iterable[Pair]) -> "Folder":
@@ -94,16 +117,16 @@ def find_folders(root: Path) -> list[Folder]:
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder that exists. {LAYOUT_HELP}.")
-    found = [
-        _list_files(root / name / "images", _mask_folder(root / name), split)
-        for split, name in _split_folders(root)
-    ]
+    found = [_list_split(root / name, split) for split, name in _split_folders(root)]
+    if len(found) == 1 and found[0].trouble:
+        raise DataError(found[0].trouble)
     if not found and (root / "images").is_dir():
         masks = _mask_folder(root)
         found = _splits_inside(root / "images", masks) or [_list_files(root / "images", masks, "all")]
     if not found:
         inside = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
-        raise DataError(f"{root} holds {inside}. {LAYOUT_HELP}.")
+        hint = _rename_hint(root, "images", IMAGE_FOLDERS)
+        raise DataError(f"{root} holds {inside}.{hint} {LAYOUT_HELP}.")
     return found
 
 
@@ -178,7 +201,7 @@ def fingerprint(
     for split in sorted(splits):
         for pair in splits[split]:
             line = f"{split}\0{pair.stem}\0{images[pair.image]}\0{labels[pair.mask]}\n"
-            total.update(line.encode())
+            total.update(line.encode("utf-8", "surrogateescape"))  # names may be any bytes
     return total.hexdigest()[:16]
 
 
@@ -195,7 +218,8 @@ def _split_folders(root: Path) -> list[tuple[str, str]]:
 def _mask_folder(folder: Path) -> Path:
     """Folder of the masks beside `folder/images`."""
     if not (folder / "images").is_dir():
-        raise DataError(f"{folder} has no folder 'images'. {LAYOUT_HELP}.")
+        hint = _rename_hint(folder, "images", IMAGE_FOLDERS)
+        raise DataError(f"{folder} has no folder 'images'.{hint} {LAYOUT_HELP}.")
     if (folder / MASK_FOLDERS[0]).is_dir():
         return folder / MASK_FOLDERS[0]
     found = [name for name in MASK_FOLDERS[1:] if _holds_images(folder / name)]
@@ -207,8 +231,16 @@ def _mask_folder(folder: Path) -> Path:
     if not found:
         yolo = any(True for _ in (folder / "labels").glob("**/*.txt"))
         hint = " Its labels/ holds text: for YOLO polygons, write data.yaml with the 'names'." if yolo else ""
+        hint = hint or _rename_hint(folder, "masks", (*MASK_FOLDERS, *_OTHER_MASK_FOLDERS))
         raise DataError(f"{folder} has no folder 'masks'.{hint} {LAYOUT_HELP}.")
     return folder / found[0]
+
+
+def _rename_hint(folder: Path, wanted: str, others: Sequence[str]) -> str:
+    """' Rename X to images.' where a folder of another usual name holds images."""
+    found = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and p.name.lower() in others]
+    named = [name for name in found if name != wanted and _holds_images(folder / name)]
+    return f" Rename {named[0]} to {wanted}." if len(named) == 1 else ""
 
 
 def _holds_images(folder: Path) -> bool:
@@ -236,6 +268,14 @@ def _splits_inside(images: Path, masks: Path) -> list[Folder]:
                 "must have the same folders of splits."
             )
     return [_list_files(images / name, masks / name, split) for split, name in inside]
+
+
+def _list_split(folder: Path, split: str) -> Folder:
+    """Files of a split; one that has another layout does not hide what is wrong with the others."""
+    try:
+        return _list_files(folder / "images", _mask_folder(folder), split)
+    except DataError as error:
+        return Folder(split, (), (), pairs=(), trouble=str(error))
 
 
 def _list_files(images: Path, masks: Path, split: str) -> Folder:

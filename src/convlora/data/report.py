@@ -74,7 +74,7 @@ class Report:
         more = len(self.errors) - limit
         if more > 0:
             lines.append(f"  ... and {more} more: convlora check shows all")
-        raise DataError(f"The data has {len(self.errors)} errors:\n" + "\n".join(lines))
+        raise DataError(f"The data has {_count(self.errors, 'error')}:\n" + "\n".join(lines))
 
     def to_json(self) -> str:
         """The report for programs."""
@@ -96,8 +96,12 @@ class Report:
                 lines += _tell(severity, code, alike, limit)
         for key, value in self.statistics.items():
             lines.append(f"{key}: {value}")
-        lines.append(f"{len(self.errors)} errors, {len(self.warnings)} warnings")
+        lines.append(f"{_count(self.errors, 'error')}, {_count(self.warnings, 'warning')}")
         return "\n".join(lines)
+
+
+def _count(found: list[Problem], what: str) -> str:
+    return f"{len(found)} {what}{'' if len(found) == 1 else 's'}"
 
 
 def _tell(severity: str, code: str, alike: list[Problem], limit: int) -> list[str]:

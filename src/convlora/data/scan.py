@@ -33,6 +33,7 @@ class ImageFacts:
     error: FileError | None = None
     sample: str = ""  # hash of some pixels: equal in copies, whatever their format
     blank: bool = False  # whether all pixels have one colour
+    not_finite: int = 0  # pixels that are NaN or infinite
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class MaskFacts:
     digest: str = ""
     turned: int = 1
     error: FileError | None = None
+    jpeg: bool = False
 
 
 def scan_image(path: Path) -> ImageFacts:
@@ -58,7 +60,8 @@ def scan_image(path: Path) -> ImageFacts:
     few = _as_shown(image.resize((_SAMPLES, _SAMPLES), Image.Resampling.NEAREST))
     blank = _is_flat(few) and _is_flat(_as_shown(image))
     sample = hashlib.sha256(f"{image.size} {few.mode}".encode() + few.tobytes()).hexdigest()
-    return ImageFacts(path, displayed_size(image), digest, orientation(image), None, sample, blank)
+    size, turned = displayed_size(image), orientation(image)
+    return ImageFacts(path, size, digest, turned, None, sample, blank, _not_finite(image))
 
 
 def hash_pixels(path: Path) -> str:
@@ -77,14 +80,15 @@ def scan_mask(label: Label) -> MaskFacts:
             content = _read(label.path)
             image = open_image(label.path, content)
             turned, values = orientation(image), values_of(image, label.path)
-            digest = hashlib.sha256(content).hexdigest()
+            digest, jpeg = hashlib.sha256(content).hexdigest(), image.format in {"JPEG", "MPO"}
         else:
+            jpeg = False
             turned, values = label.turned(), label.read()
             digest = label.digest(values)
     except FileError as error:
         return MaskFacts(label, None, error=error)
     height, width = values.shape
-    return MaskFacts(label, (height, width), _count(values), digest, turned)
+    return MaskFacts(label, (height, width), _count(values), digest, turned, None, jpeg)
 
 
 def scan_all(
@@ -151,6 +155,10 @@ def _as_shown(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return image
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _not_finite(image: Image.Image) -> int:
+    return int((~np.isfinite(np.asarray(image))).sum()) if image.mode.startswith("F") else 0
 
 
 def _is_flat(image: Image.Image) -> bool:

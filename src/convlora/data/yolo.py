@@ -88,8 +88,6 @@ def read_yolo(file: Path) -> Source:
     """
     content = read_mapping(file)
     names = [str(name).strip() for name in names_in_yaml(content, file)]
-    if "nc" in content and content["nc"] != len(names):
-        raise DataError(f"{file} has nc: {content['nc']}, but {len(names)} names. Correct one of them.")
     classes = check_names(with_background(names, file), file)
     problems: list[Problem] = []
     folders = []
