@@ -9,26 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convlora.cli import main
-
 TRAIN = ["--max-steps", "3", "--set", "eval_every=2", "--image-size", "64", "--set", "previews=1"]
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(command):
     """Run a command; returns exit code, standard output, standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["convlora", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
+    return command
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +75,10 @@ def test_help_and_version_load_no_torch():
 
 
 @pytest.mark.parametrize(
-    "command", ["check", "convert", "train", "evaluate", "predict", "methods", "info", "pretrain"]
+    "name", ["check", "convert", "train", "evaluate", "predict", "methods", "info", "pretrain"]
 )
-def test_every_command_has_help(run, command):
-    code, out, _ = run(command, "--help")
+def test_every_command_has_help(run, name):
+    code, out, _ = run(name, "--help")
     assert code == 0
     assert "Usage" in out
 

@@ -2,33 +2,20 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from convlora.cli import main
 from small import write_image, write_roboflow, write_shapes, write_table, write_yolo
 
 TRAIN = ["--max-steps", "2", "--image-size", "64", "--set", "eval_every=2", "--set", "previews=1"]
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(command):
     """Run a command; returns exit code, standard output, standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["convlora", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
+    return command
 
 
 @pytest.mark.parametrize(
