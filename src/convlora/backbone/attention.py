@@ -52,19 +52,41 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each map: (B, H, W, C) to (B, H, W, C)."""
         B, H, W, _ = x.shape
-        qkv = self.qkv(x).reshape(B, H * W, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, H W, d)
+        out = self._attend(self.qkv(x).flatten(1, 2), H, W)
+        return self.proj(out.reshape(B, H, W, -1))
+
+    def with_tokens(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, with tokens beside the map that attend and are attended to; they have no position.
+
+        Args:
+            x: (B, H, W, C).
+            tokens: (B, n, C).
+
+        Returns:
+            The map and the tokens, shaped as they came.
+        """
+        B, H, W, _ = x.shape
+        out = self._attend(torch.cat([self.qkv(x).flatten(1, 2), self.qkv(tokens)], dim=1), H, W)
+        return self.proj(out[:, : H * W].reshape(B, H, W, -1)), self.proj(out[:, H * W :])
+
+    def _attend(self, qkv: Tensor, H: int, W: int) -> Tensor:
+        """Attention of (B, N, 3 C), the H W positions of the map first: (B, N, C)."""
+        B, N, _ = qkv.shape
+        q, k, v = qkv.view(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, d)
         if self.use_rel_pos:
             out = self._attend_with_positions(q, k, v, H, W)
         else:
             out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).reshape(B, H, W, -1))
+        return out.transpose(1, 2).reshape(B, N, -1)
 
     def _attend_with_positions(self, q: Tensor, k: Tensor, v: Tensor, H: int, W: int) -> Tensor:
         d = q.shape[-1]
-        by_row, by_column = self._position_logits(q, H, W)
+        by_row, by_column = self._position_logits(q[:, :, : H * W], H, W)
+        tokens = q.shape[2] - H * W
+        if tokens:
+            by_row, by_column = (F.pad(logits, (0, 0, 0, tokens)) for logits in (by_row, by_column))
         q = torch.cat([q * d**-0.5, by_row, by_column], dim=-1)
-        k = torch.cat([k, _rows_and_columns(k, H, W)], dim=-1)
+        k = torch.cat([k, _rows_and_columns(k, H, W, tokens)], dim=-1)
         v = F.pad(v, (0, H + W))  # fused kernels want one width for q, k and v
         return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :d]
 
@@ -78,8 +100,11 @@ class Attention(nn.Module):
         return by_row, by_column
 
 
-def _rows_and_columns(k: Tensor, H: int, W: int) -> Tensor:
-    """One-hot row and column of every key: (B, heads, H W, H + W)."""
+def _rows_and_columns(k: Tensor, H: int, W: int, tokens: int) -> Tensor:
+    """One-hot row and column of every key, zeros for the tokens: (B, heads, H W + tokens, H + W)."""
     rows = torch.eye(H, dtype=k.dtype, device=k.device).repeat_interleave(W, dim=0)
     columns = torch.eye(W, dtype=k.dtype, device=k.device).repeat(H, 1)
-    return torch.cat([rows, columns], dim=1).expand(k.shape[0], k.shape[1], -1, -1)
+    places = torch.cat([rows, columns], dim=1)
+    if tokens:
+        places = F.pad(places, (0, 0, 0, tokens))
+    return places.expand(k.shape[0], k.shape[1], -1, -1)

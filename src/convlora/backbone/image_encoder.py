@@ -1,5 +1,7 @@
 """SAM's image encoder: a plain ViT with windowed and global blocks (ViTDet, Li et al. 2022) and a neck."""
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,6 +47,7 @@ class Block(nn.Module):
 
     def __init__(self, spec: EncoderSpec, window_size: int) -> None:
         super().__init__()
+        self.spec = spec
         self.window_size = window_size
         self.norm1 = nn.LayerNorm(spec.embed_dim, eps=1e-6)
         self.attn = Attention(
@@ -68,12 +71,40 @@ class Block(nn.Module):
         windows = partition_windows(x, self.window_size)
         return merge_windows(self.attn(windows), (x.shape[1], x.shape[2]))
 
+    def with_tokens(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, with tokens (B, n, C) beside the map (B, H, W, C); both are returned.
+
+        In a windowed block every window gets a copy of the tokens, and the copies are averaged over the
+        windows of the image afterwards, as VPT does in Swin (Jia et al., ECCV 2022).
+        """
+        attended, tokens_attended = self._attend_with_tokens(self.norm1(x), self.norm1(tokens))
+        x, tokens = x + attended, tokens + tokens_attended
+        return x + self.mlp(self.norm2(x)), tokens + self.mlp(self.norm2(tokens))
+
+    def _attend_with_tokens(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        if self.window_size == 0:
+            return self.attn.with_tokens(x, tokens)
+        windows = partition_windows(x, self.window_size)
+        count = windows.shape[0] // x.shape[0]
+        windows, copies = self.attn.with_tokens(windows, tokens.repeat_interleave(count, dim=0))
+        merged = merge_windows(windows, (x.shape[1], x.shape[2]))
+        return merged, copies.unflatten(0, (-1, count)).mean(dim=1)
+
+    def narrowed(self, dim: int, num_heads: int) -> "Block":
+        """Make a new block of another width with this one's windows and relative positions."""
+        spec = dataclasses.replace(self.spec, embed_dim=dim, num_heads=num_heads, mlp_dim=0)
+        return Block(spec, self.window_size)
+
 
 class ImageEncoder(nn.Module):
     """Image to image embedding.
 
     Differs from Meta's code in that any height and width that are multiples of the patch are accepted:
     the absolute position embedding is resampled bicubically, the relative tables linearly.
+
+    Attributes:
+        side_path: None, or a module that runs the blocks in its own way: called with the tokens (B, H, W, C),
+            the patch embedding alone (B, H, W, C), the image and `blocks`; returns tokens (B, H, W, C).
     """
 
     def __init__(self, spec: EncoderSpec) -> None:
@@ -86,6 +117,7 @@ class ImageEncoder(nn.Module):
         self.blocks = nn.ModuleList(
             Block(spec, 0 if i in spec.global_attn_indexes else spec.window_size) for i in range(spec.depth)
         )
+        self.side_path: nn.Module | None = None
         self.neck = nn.Sequential(
             nn.Conv2d(spec.embed_dim, spec.out_channels, kernel_size=1, bias=False),
             LayerNorm2d(spec.out_channels),
@@ -106,11 +138,15 @@ class ImageEncoder(nn.Module):
             DataError: the height or width is not a multiple of the patch size.
         """
         self._check_size(image)
-        x = self.patch_embed(image)
+        patches = self.patch_embed(image)
+        x = patches
         if self.pos_embed is not None:
             x = x + self._positions(x.shape[1], x.shape[2])
-        for block in self.blocks:
-            x = block(x)
+        if self.side_path is not None:
+            x = self.side_path(x, patches, image, self.blocks)
+        else:
+            for block in self.blocks:
+                x = block(x)
         return self.neck(x.permute(0, 3, 1, 2))
 
     def _check_size(self, image: Tensor) -> None:
