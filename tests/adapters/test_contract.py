@@ -34,6 +34,7 @@ class Case:
     options: dict[str, object] = field(default_factory=dict)
     adds: bool = True  # new parameters beside the frozen ones, which must start as the identity
     merges: bool = True
+    identity: bool = True  # starts as the frozen encoder
 
     def __str__(self) -> str:
         return " ".join([self.name, *(f"{k}={v}" for k, v in self.options.items())])
@@ -49,6 +50,14 @@ CASES = [
     Case("conv-lora", {"scales": [4, 2]}, merges=False),
     Case("lora"),
     Case("lora", {"rank": 2, "alpha": 1, "targets": DEEP}),
+    Case("bitfit", adds=False),
+    Case("adapter", merges=False),
+    Case("adapter", {"placement": "sequential", "width": 3}, merges=False),
+    Case("sam-adapter", {"reduction": 4}, merges=False),
+    Case("vpt", merges=False, identity=False),
+    Case("vpt", {"deep": False, "tokens": 3}, merges=False, identity=False),
+    Case("lst", merges=False),
+    Case("ssf"),
     Case("decoder-only", adds=False),
     Case("full", adds=False),
 ]
@@ -108,7 +117,10 @@ def test_table_has_every_method():
 def test_starts_as_the_frozen_encoder_and_is_active(case, installed, image):
     encoder, original, _, parameters = installed(case)
     # 1e-6: the base may be called on a flattened map, which can change the order of a sum
-    torch.testing.assert_close(encoder(image), original(image), rtol=1e-6, atol=1e-6)
+    if case.identity:
+        torch.testing.assert_close(encoder(image), original(image), rtol=1e-6, atol=1e-6)
+    else:
+        assert not torch.allclose(encoder(image), original(image), atol=1e-3)
     perturb(parameters)
     assert bool(parameters) == (case in TRAINING)
     assert torch.allclose(encoder(image), original(image), atol=1e-3) == (not parameters)
@@ -153,12 +165,11 @@ def test_saved_adapter_loads_under_another_seed(case, installed, image, tmp_path
     assert sum(t.numel() for t in state.values()) == sum(p.numel() for p in parameters)
 
     other, _, _, new = installed(case, seed=1)
-    if case.adds:  # the same backbone, other adapter weights
-        plain = dict(original.named_parameters())
-        with torch.no_grad():
-            for name, p in other.named_parameters():
-                if not p.requires_grad:
-                    p.copy_(plain[name.replace(".base.", ".")])
+    plain = dict(original.named_parameters())
+    with torch.no_grad():  # the same backbone, other trained parameters
+        for name, p in other.named_parameters():
+            if not p.requires_grad:
+                p.copy_(plain[name.replace(".base.", ".")])
     perturb(new)
     assert not torch.allclose(other.eval()(image), encoder.eval()(image))
     load_adapter_state_dict(other, state)
@@ -282,13 +293,13 @@ def test_unknown_target(case, installed, make_encoder):
     with pytest.raises(TargetError) as caught:
         install(make_encoder(), method)
     assert "'attn.query' is not there in block 0" in str(caught.value)
-    assert ", ".join(DEEP) in str(caught.value)
+    assert all(name in str(caught.value) for name in DEEP)
 
 
 @pytest.mark.parametrize("case", ADAPTING, ids=str)
 def test_second_install_is_refused(case, installed):
     encoder, *_ = installed(case)
-    with pytest.raises(TargetError, match=r"is a \w+Linear, not a plain linear layer .* installed already"):
+    with pytest.raises(TargetError, match=r"is a \w+, not a plain linear .*layer .* installed already"):
         install(encoder, build_method(case.name, case.options))
 
 

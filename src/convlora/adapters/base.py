@@ -25,7 +25,9 @@ class Block(Protocol):
     """What methods may rely on in a transformer block.
 
     Attributes:
+        norm1: nn.LayerNorm before the attention.
         attn: has `qkv`, one nn.Linear from C to 3 C for query, key and value, and `proj`, C to C.
+        norm2: nn.LayerNorm before the MLP.
         mlp: has `lin1` and `lin2`.
         window_size: side of the attention window; 0 in a global block.
 
@@ -33,9 +35,19 @@ class Block(Protocol):
     `attn` see one window per batch entry, zero padded at the right and bottom of the map.
     """
 
+    norm1: nn.LayerNorm
     attn: nn.Module
+    norm2: nn.LayerNorm
     mlp: nn.Module
     window_size: int
+
+    def with_tokens(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the block on (B, H, W, C) with tokens (B, n, C) beside the map; both come back."""
+        ...
+
+    def narrowed(self, dim: int, num_heads: int) -> nn.Module:
+        """Make a new block of another width, (B, H, W, dim) to the same, with the same windows."""
+        ...
 
 
 class Method(Protocol):
@@ -50,7 +62,10 @@ class Method(Protocol):
     trains_encoder: ClassVar[bool] = True
 
     def install(self, encoder: nn.Module) -> list[nn.Parameter]:
-        """Change `encoder` (`blocks` is an nn.ModuleList of `Block`) in place.
+        """Change `encoder` in place.
+
+        An encoder has `patch_embed` (a convolution), `blocks` (an nn.ModuleList of `Block`), `neck`, and
+        `side_path`: None, or a module that runs the blocks in its own way (`inject.set_side_path`).
 
         Returns:
             Exactly the parameters to train, each a parameter of the changed encoder.
@@ -143,6 +158,11 @@ def autocast_off(device_type: str) -> AbstractContextManager[object]:
     if autocast_active(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
+
+
+def apply_linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """layer(x), in autocast's dtype or else the layer's own."""
+    return layer(x if autocast_active(x.device.type) else x.to(layer.weight.dtype))
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:

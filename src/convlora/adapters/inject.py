@@ -65,35 +65,78 @@ def blocks(encoder: nn.Module) -> list[Block]:
 
 
 def target_linears(encoder: nn.Module, targets: Iterable[str]) -> list[tuple[str, nn.Linear]]:
+    """`target_layers` for plain linear layers."""
+    return [(name, cast(nn.Linear, layer)) for name, layer in target_layers(encoder, targets)]
+
+
+def target_layers(
+    encoder: nn.Module, targets: Iterable[str], also: tuple[type[nn.Module], ...] = ()
+) -> list[tuple[str, nn.Module]]:
     """Full name and layer of every target, block by block.
 
     Args:
         encoder: has `blocks`.
         targets: exact names within a block, such as "attn.qkv"; every block must have each.
+        also: kinds of layers that are allowed beside nn.Linear.
 
     Raises:
-        TargetError: a target is not an nn.Linear of every block; lists the names that are.
+        TargetError: a target is not such a layer of every block; lists the names that are.
     """
     found = []
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear, *also)
     for i, block in enumerate(blocks(encoder)):
         modules = dict(cast(nn.Module, block).named_modules())
         for target in targets:
             layer = modules.get(target)
-            if not isinstance(layer, nn.Linear):
-                raise TargetError(_bad_target(i, target, modules))
+            if not isinstance(layer, kinds):
+                raise TargetError(_bad_target(i, target, modules, kinds))
             found.append((f"blocks.{i}.{target}", layer))
     return found
 
 
-def _bad_target(block: int, target: str, modules: Mapping[str, nn.Module]) -> str:
-    available = ", ".join(name for name, m in modules.items() if isinstance(m, nn.Linear)) or "none"
+def _bad_target(
+    block: int, target: str, modules: Mapping[str, nn.Module], kinds: tuple[type[nn.Module], ...]
+) -> str:
+    available = ", ".join(name for name, m in modules.items() if isinstance(m, kinds)) or "none"
+    plain = " or ".join("linear" if kind is nn.Linear else kind.__name__ for kind in kinds)
     what = (
-        f"is a {type(modules[target]).__name__}, not a plain linear layer"
+        f"is a {type(modules[target]).__name__}, not a plain {plain} layer"
         if target in modules
         else "is not there"
     )
     hint = " Is a method installed already?" if target in modules else ""
-    return f"Target {target!r} {what} in block {block}.{hint} Linear layers there: {available}."
+    listed = "Linear layers" if len(kinds) == 1 else "Layers that can be adapted"
+    return f"Target {target!r} {what} in block {block}.{hint} {listed} there: {available}."
+
+
+def set_side_path(encoder: nn.Module, path: nn.Module) -> list[nn.Parameter]:
+    """Let `path` run the blocks (see `Method.install` and the encoder's `side_path`); its parameters train.
+
+    Raises:
+        TargetError: the encoder has no place for a side path, or one is there already.
+    """
+    if not hasattr(encoder, "side_path"):
+        raise TargetError(
+            f"{type(encoder).__name__} has no 'side_path'; this method needs an encoder that has."
+        )
+    if encoder.side_path is not None:
+        raise TargetError(f"The encoder has a {type(encoder.side_path).__name__} already.")
+    encoder.side_path = path
+    return list(path.parameters())
+
+
+def patch_convolution(encoder: nn.Module) -> tuple[str, nn.Conv2d]:
+    """Full name and layer of the convolution that embeds the patches.
+
+    Raises:
+        TargetError: `patch_embed` is not there or holds no nn.Conv2d.
+    """
+    patch_embed = getattr(encoder, "patch_embed", None)
+    modules = patch_embed.named_modules(prefix="patch_embed") if isinstance(patch_embed, nn.Module) else ()
+    for name, layer in modules:
+        if isinstance(layer, nn.Conv2d):
+            return name, layer
+    raise TargetError(f"{type(encoder).__name__} has no convolution in 'patch_embed'.")
 
 
 def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
