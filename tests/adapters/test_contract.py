@@ -48,6 +48,7 @@ CASES = [
         merges=False,
     ),
     Case("conv-lora", {"scales": [4, 2]}, merges=False),
+    Case("conv-lora-multiscale", merges=False),
     Case("lora"),
     Case("lora", {"rank": 2, "alpha": 1, "targets": DEEP}),
     Case("bitfit", adds=False),

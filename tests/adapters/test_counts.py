@@ -48,7 +48,12 @@ def conv_lora(C, n, _):
     return lora(C, n, _) + n * (2 * 3 * 8 + 8 * (9 * 3 * 3 + 3))
 
 
+def multi_scale(C, n, _):
+    return conv_lora(C, n, _) - n * 2 * 3 * 8  # no gate
+
+
 BY_HAND = {
+    "conv-lora-multiscale": multi_scale,
     "bitfit": bitfit,
     "adapter": adapter,
     "sam-adapter": sam_adapter,

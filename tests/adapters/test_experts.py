@@ -80,6 +80,32 @@ def test_routing_within_a_batch_is_exact(size, top_k):
     compare(experts, z, torch.rand(7, top_k, dtype=torch.float64), indices, 1e-11)
 
 
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("kind", ["ones", "per map", "per position"])
+def test_mixture_of_all_is_exact(size, kind):
+    experts = make((1, 2, 3, 4, 5, 8, 2))
+    z = torch.randn(2, *size, 3, dtype=torch.float64, requires_grad=True)
+    shape = {"ones": (2, 1, 1, 7), "per map": (2, 1, 1, 7), "per position": (2, *size, 7)}[kind]
+    weights = torch.ones(shape) if kind == "ones" else torch.rand(shape)
+    weights = weights.double().requires_grad_()
+    given = {"ones": None, "per map": weights.view(2, -1), "per position": weights}[kind]
+    out = experts.mixed(z, given)
+    expected = torch.zeros_like(out)
+    for e, scale in enumerate(experts.scales):
+        one = torch.stack([slow_expert(sample, experts.weight[e], experts.bias[e], scale) for sample in z])
+        expected = expected + weights[..., e : e + 1] * one
+    torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-11)  # float64 rounding
+    inputs = [z, experts.weight, experts.bias, *([] if given is None else [weights])]
+    direction = torch.randn_like(out)
+    for got, want in zip(
+        torch.autograd.grad(out, inputs, direction),
+        torch.autograd.grad(expected, inputs, direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+        assert got.abs().max() > 0
+
+
 def test_float32():
     experts = make(tuple(range(1, 9)), dtype=torch.float32)
     z = torch.randn(8, 14, 14, 3)

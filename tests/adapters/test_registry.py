@@ -39,7 +39,7 @@ def test_build_from_yaml_values():
         (
             "conv_lora",
             {},
-            "Unknown method: 'conv_lora'. Did you mean 'conv-lora'? Available: conv-lora, decoder-only,",
+            "Unknown method: 'conv_lora'. Did you mean 'conv-lora'? Available: adapter, bitfit, conv-lora,",
         ),
         ("xyz", {}, "Unknown method: 'xyz'. Available:"),
         (

@@ -18,6 +18,7 @@ from convlora.adapters.inject import (
 )
 from convlora.adapters.lora import Lora
 from convlora.adapters.lst import Lst
+from convlora.adapters.multi_scale import ConvLoraMultiScale
 from convlora.adapters.sam_adapter import SamAdapter
 from convlora.adapters.ssf import Ssf
 from convlora.adapters.vpt import Vpt
@@ -26,6 +27,7 @@ __all__ = [
     "Adapter",
     "BitFit",
     "ConvLora",
+    "ConvLoraMultiScale",
     "DecoderOnly",
     "Full",
     "HasAuxLoss",

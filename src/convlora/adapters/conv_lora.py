@@ -53,8 +53,7 @@ class ConvLora(Method):
 
     def __post_init__(self) -> None:
         check_low_rank(self, self.rank, self.alpha)
-        scales = isinstance(self.scales, tuple) and self.scales and all(is_int(s, 1) for s in self.scales)
-        check_option(self, "scales", bool(scales), "a list of integers of at least 1")
+        check_scales(self, self.scales)
         top_k = is_int(self.top_k, 1) and self.top_k <= len(self.scales)
         check_option(self, "top_k", top_k, f"an integer from 1 to the number of scales, {len(self.scales)}")
         check_targets(self, self.targets)
@@ -138,13 +137,24 @@ class ConvLoRALinear(AuxLossMixin, nn.Module):
         Raises:
             TargetError: x is not a four-dimensional map.
         """
-        if x.ndim != 4:
-            raise TargetError(
-                "conv-lora adapts layers that see a map (batch, height, width, channels), got the shape "
-                f"{tuple(x.shape)}. Choose targets that do, such as attn.qkv."
-            )
+        check_map(x, "conv-lora")
         z = project(x, self.lora_A)
         routing = self.gate(z.mean((1, 2), dtype=at_least_float32(z.dtype)))
         self.aux_loss = None if routing.balance is None else self.balance_weight * routing.balance
         z = z + self.experts(z, routing.gates, routing.indices)
         return updated_linear(self.base, x, z, self.lora_B, self.scaling)
+
+
+def check_scales(method: Method, scales: object) -> None:
+    """Raise a ConfigError unless `scales` is a non-empty tuple of integers of at least 1."""
+    valid = isinstance(scales, tuple) and bool(scales) and all(is_int(s, 1) for s in scales)
+    check_option(method, "scales", valid, "a list of integers of at least 1")
+
+
+def check_map(x: Tensor, method: str) -> None:
+    """Raise a TargetError unless x is (B, H, W, C)."""
+    if x.ndim != 4:
+        raise TargetError(
+            f"{method} adapts layers that see a map (batch, height, width, channels), got the shape "
+            f"{tuple(x.shape)}. Choose targets that do, such as attn.qkv."
+        )

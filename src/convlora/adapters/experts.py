@@ -71,6 +71,37 @@ class MultiScaleExperts(nn.Module):
             weights = gates.to(z.dtype)[:, :, None, None, None].unbind(1)
             return torch.stack([g * out for g, out in zip(weights, outputs, strict=True)]).sum(0)
 
+    def mixed(self, z: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Weighted sum of all experts, sum_e w_e E_e(z).
+
+        Args:
+            z: (B, H, W, channels) float.
+            weights: (B, M), or (B, H, W, M) for a mixture of its own at every position; ones if None.
+
+        Returns:
+            (B, H, W, channels) float32, or float64 where the parameters are.
+        """
+        with autocast_off(z.device.type):
+            z = z.to(at_least_float32(self.weight.dtype))
+            total = torch.zeros_like(z)
+            for e in range(len(self.scales)):
+                out = self._single(z, e)
+                if weights is not None:
+                    w = weights[..., e].to(z.dtype)
+                    out = out * w.view(*w.shape, *[1] * (z.ndim - w.ndim))
+                total = total + out
+            return total
+
+    def _single(self, z: Tensor, expert: int) -> Tensor:
+        """One expert on all samples."""
+        B = z.shape[0]
+        bank = (maps[expert].expand(B, -1, -1) for maps in self._banks(self.scales[expert] % 2, z))
+        rows, row_weights, columns, column_weights = bank
+        weight = self.weight[expert].to(z.dtype).expand(B, -1, -1, -1, -1)
+        bias = self.bias[expert].to(z.dtype).expand(B, -1)
+        fine = F.gelu(convolve_upsampled(z, weight, bias, rows, columns))
+        return downsample(fine, row_weights, column_weights)
+
     def _banks(self, odd: int, z: Tensor) -> tuple[Tensor, ...]:
         """Maps of rows and of columns for the odd or the even scales; see `axis_banks`."""
         H, W = z.shape[1:3]
