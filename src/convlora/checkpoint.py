@@ -24,12 +24,15 @@ from convlora.adapters import adapter_state_dict, load_adapter_state_dict
 from convlora.backbone.presets import BACKBONES
 from convlora.backbone.weights import LoadedSam, load_sam
 from convlora.errors import ConfigError, TargetError, WeightsError
-from convlora.model import Segmenter
+from convlora.model import SegmentationModel, Segmenter, SegmenterConfig
 from convlora.output import find_folder, replace_folder, to_disk
+from convlora.unet import UNET, Unet
 from convlora.weight_files import file_digest
 
 
-def save_pretrained(segmenter: Segmenter, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
+def save_pretrained(
+    segmenter: SegmentationModel, folder: Path, metadata: Mapping[str, Any] | None = None
+) -> None:
     """Write the adapter folder; it appears whole or not at all, and is read back and compared.
 
     Args:
@@ -56,7 +59,7 @@ def save_pretrained(segmenter: Segmenter, folder: Path, metadata: Mapping[str, A
 
 
 def _write(
-    segmenter: Segmenter, tensors: dict[str, Tensor], part: Path, metadata: Mapping[str, Any] | None
+    segmenter: SegmentationModel, tensors: dict[str, Tensor], part: Path, metadata: Mapping[str, Any] | None
 ) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -77,7 +80,7 @@ def _write(
         to_disk(file)
 
 
-def from_pretrained(source: str | Path, backbone: str | None = None) -> Segmenter:
+def from_pretrained(source: str | Path, backbone: str | None = None) -> SegmentationModel:
     """Load a fine-tuned model.
 
     Args:
@@ -94,15 +97,8 @@ def from_pretrained(source: str | Path, backbone: str | None = None) -> Segmente
     folder = find_adapter(source)
     content = read_config(folder)
     config = content.segmenter_config()
-    loaded = _load_backbone(backbone or config.backbone, folder)
-    if loaded.fingerprint != config.backbone_fingerprint:
-        raise WeightsError(
-            f"{folder} was trained on the backbone '{config.backbone}' with fingerprint "
-            f"{config.backbone_fingerprint}, but '{loaded.source}' has {loaded.fingerprint}. "
-            "Give the backbone it was trained on with --backbone."
-        )
     try:
-        segmenter = Segmenter(loaded.sam, config)
+        segmenter = _build(config, backbone, folder)
     except (ConfigError, TargetError) as error:
         raise WeightsError(f"{folder / CONFIG} does not fit its backbone: {error}") from error
     tensors = read_weights(folder, content.sha256)
@@ -114,6 +110,20 @@ def from_pretrained(source: str | Path, backbone: str | None = None) -> Segmente
             f"{dict(config.method_options)}, head {config.head}, {len(config.classes)} classes.\n{error}"
         ) from error
     return segmenter.eval()
+
+
+def _build(config: SegmenterConfig, backbone: str | None, folder: Path) -> SegmentationModel:
+    """The model as it was before training."""
+    if config.backbone == UNET:
+        return Unet(config)
+    loaded = _load_backbone(backbone or config.backbone, folder)
+    if loaded.fingerprint != config.backbone_fingerprint:
+        raise WeightsError(
+            f"{folder} was trained on the backbone '{config.backbone}' with fingerprint "
+            f"{config.backbone_fingerprint}, but '{loaded.source}' has {loaded.fingerprint}. "
+            "Give the backbone it was trained on with --backbone."
+        )
+    return Segmenter(loaded.sam, config)
 
 
 def find_adapter(source: str | Path) -> Path:

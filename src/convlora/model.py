@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convlora import adapters
+from convlora.backbone.image_encoder import ImageEncoder
 from convlora.backbone.presets import BACKBONES
 from convlora.backbone.sam import Sam
 from convlora.backbone.weights import LoadedSam, load_sam
@@ -71,7 +72,39 @@ def default_head(num_classes: int) -> HeadKind:
     return "binary" if num_classes == 2 else "per-class"
 
 
-class Segmenter(nn.Module):
+class SegmentationModel(nn.Module):
+    """What training, prediction and files need of a model: SAM with an adapter, or a baseline.
+
+    Args:
+        config: all that it is built from.
+    """
+
+    encoder: nn.Module
+    head: SegmentationHead
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the encoder, which decides the default learning rate."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, keys: Sequence[int] | None = None) -> HeadOutput:
+        """Predict; see `Segmenter.forward`."""
+        raise NotImplementedError
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Sum of the method's own losses of the last forward pass in training, if it has any."""
+        return adapters.auxiliary_loss(self.encoder)
+
+    def count_parameters(self) -> adapters.ParameterCount:
+        """Return the trained and all parameters."""
+        return adapters.count_parameters(self)
+
+
+class Segmenter(SegmentationModel):
     """SAM without prompts: adapted encoder, trained mask decoder, head.
 
     The prompt encoder stays frozen and gives two things: the positional encoding of the image and the learned
@@ -84,10 +117,9 @@ class Segmenter(nn.Module):
     """
 
     def __init__(self, sam: Sam, config: SegmenterConfig) -> None:
-        super().__init__()
         _check_image_size(config.image_size, sam.spec.encoder.patch_size)
-        self.config = config
-        self.encoder = sam.image_encoder
+        super().__init__(config)
+        self.encoder: ImageEncoder = sam.image_encoder
         self.prompts = sam.prompt_encoder
         self.decoder = sam.mask_decoder
         self.head = SegmentationHead(
@@ -165,13 +197,10 @@ class Segmenter(nn.Module):
         decoded = self.decoder.decode(dense, positions.to(embedding.dtype))
         return self.head(decoded.mask_tokens, self.decoder.masks(decoded))
 
-    def auxiliary_loss(self) -> Tensor | None:
-        """Sum of the method's own losses of the last forward pass in training, if it has any."""
-        return adapters.auxiliary_loss(self.encoder)
-
-    def count_parameters(self) -> adapters.ParameterCount:
-        """Return the trained and all parameters."""
-        return adapters.count_parameters(self)
+    @property
+    def embed_dim(self) -> int:
+        """Width of SAM's encoder."""
+        return self.encoder.spec.embed_dim
 
     def _choose_trained(self) -> None:
         self.requires_grad_(False)

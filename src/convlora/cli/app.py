@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from convlora._version import __version__
-from convlora.cli import convert, data, models, runs
+from convlora.cli import compare, convert, data, models, runs
 from convlora.errors import ConfigError, ConvLoraError
 
 app = typer.Typer(
@@ -83,6 +83,7 @@ for command, function in (
     ("train", runs.train),
     ("evaluate", runs.evaluate),
     ("predict", runs.predict),
+    ("compare", compare.compare),
     ("methods", models.methods),
     ("backbones", models.backbones),
     ("info", models.info),

@@ -10,7 +10,7 @@ from torch import Tensor
 from convlora.data.images import read_image
 from convlora.data.transforms import apply_image, fit_geometry, invert, normalize
 from convlora.errors import ConfigError, DataError
-from convlora.model import Segmenter
+from convlora.model import SegmentationModel
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -118,7 +118,7 @@ class Predictor:
     """
 
     def __init__(
-        self, segmenter: Segmenter, device: str | torch.device | None = None, precision: str = "auto"
+        self, segmenter: SegmentationModel, device: str | torch.device | None = None, precision: str = "auto"
     ) -> None:
         self.device = choose_device(device)
         self.segmenter = segmenter.to(self.device).eval()

@@ -15,12 +15,14 @@ from convlora.config import RunConfig
 from convlora.data.check import check_dataset
 from convlora.data.dataset import bytes_kept
 from convlora.data.splits import limit_training
+from convlora.errors import ConfigError
 from convlora.inference.predictor import autocast_dtype
 from convlora.model import Segmenter, SegmenterConfig, default_head
 from convlora.training.memory import MIB, StepMemory, estimate_peak, simulate_step
 from convlora.training.objective import resolve_loss
 from convlora.training.plan import Plan, make_plan
 from convlora.training.validation import check_metric
+from convlora.unet import UNET
 
 _ROOM = 0.9  # of the free memory that a run may take
 
@@ -96,6 +98,8 @@ def dry_run(config: RunConfig) -> DryRun:
     Raises:
         ConfigError, DataError, WeightsError: as `fit` would.
     """
+    if config.backbone == UNET:
+        raise ConfigError("--dry-run covers SAM's backbones, not 'unet'. Leave it out.")
     report = check_dataset(config.data, classes=config.classes, palette=config.palette)
     report.raise_if_errors()
     dataset = limit_training(report.dataset, config.train_images, config.seed)

@@ -23,7 +23,7 @@ from convlora.data.splits import FILE as RECORD
 from convlora.data.splits import limit_training, read_record, record_splits
 from convlora.errors import ConfigError
 from convlora.inference.predictor import autocast_dtype
-from convlora.model import Segmenter, default_head
+from convlora.model import SegmentationModel, Segmenter, SegmenterConfig, default_head
 from convlora.output import make_folder, write_text
 from convlora.training.environment import describe_environment, read_command
 from convlora.training.interrupts import on_interrupt
@@ -38,6 +38,7 @@ from convlora.training.report import Reporter
 from convlora.training.resume import Progress, State, check_made_with, load_state, save_state, trim_log
 from convlora.training.stream import make_loader
 from convlora.training.validation import Validation, check_metric
+from convlora.unet import UNET, Unet, unet_size
 
 _SAVE_SECONDS = 300.0
 _ACCELERATE = {None: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -88,7 +89,7 @@ class _Run:
     ) -> None:
         self.config, self.dataset, self.accelerator = config, dataset, accelerator
         self.segmenter = _build(config, dataset)
-        embed_dim = self.segmenter.encoder.spec.embed_dim
+        embed_dim = self.segmenter.embed_dim
         self.plan = make_plan(
             config, len(dataset.splits["train"]), embed_dim, processes=accelerator.num_processes
         )
@@ -235,16 +236,23 @@ class _Run:
         )
 
 
-def _build(config: RunConfig, dataset: DataSet) -> Segmenter:
+def _build(config: RunConfig, dataset: DataSet) -> SegmentationModel:
     options = dict(config.method)
     name = options.pop("name")
     head = default_head(len(dataset.classes))
-    resolve_loss(config.loss, head if head == "binary" else config.multiclass_head)
+    head = head if head == "binary" else config.multiclass_head
+    resolve_loss(config.loss, head)
+    if config.backbone == UNET:
+        size = unet_size(config.image_size)
+        built = SegmenterConfig(
+            UNET, dataset.classes, name, options, head, image_size=size, resize=config.resize
+        )
+        return Unet.from_scratch(built, config.seed)
     return Segmenter.from_backbone(
         load_sam(config.backbone),
         dataset.classes,
         build_method(name, options),
-        head=head if head == "binary" else config.multiclass_head,
+        head=head,
         num_masks=config.num_masks,
         image_size=config.image_size,
         resize=config.resize,

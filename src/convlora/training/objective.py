@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from convlora.head import HeadKind, HeadOutput
 from convlora.losses import get_loss
-from convlora.model import Segmenter
+from convlora.model import SegmentationModel
 
 #: What 'default' and 'official' (the paper's code) mean for each head.
 _NAMED: dict[str, dict[HeadKind, str]] = {
@@ -35,7 +35,7 @@ def resolve_loss(name: str, head: HeadKind) -> str:
 Objective = Callable[[HeadOutput, Tensor, Sequence[int]], Tensor]
 
 
-def make_objective(segmenter: Segmenter, loss: str) -> Objective:
+def make_objective(segmenter: SegmentationModel, loss: str) -> Objective:
     """Build the function (output, target (B, S, S) int64 with 255 ignored, keys of the images) -> scalar.
 
     The loss is that of each image, averaged over the images, as the official setting of one image a device

@@ -13,7 +13,7 @@ from convlora.errors import ConfigError
 from convlora.evaluation import add_scores, new_metrics, score_pairs, write_comparison
 from convlora.inference.predictor import Prediction, Predictor
 from convlora.metrics import LOWER_IS_BETTER
-from convlora.model import Segmenter
+from convlora.model import SegmentationModel
 from convlora.training.report import Reporter
 from convlora.training.resume import Progress
 
@@ -47,7 +47,7 @@ class Validation:
         self,
         config: RunConfig,
         dataset: DataSet,
-        segmenter: Segmenter,
+        segmenter: SegmentationModel,
         accelerator: Accelerator,
         reporter: Reporter,
         command: str,

@@ -1,0 +1,94 @@
+"""Command `compare`: methods side by side on a user's data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convlora.cli.data import Classes, Data, PaletteFile
+
+if TYPE_CHECKING:
+    from convlora.comparison.outcome import Outcome
+
+
+def compare(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the comparison; the same call goes on with it.")],
+    methods: Annotated[
+        str, typer.Option(help="all, or names with options: lora,conv-lora:rank=8,unet (not SAM).")
+    ] = "all",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 3,
+    train_sizes: Annotated[
+        str, typer.Option(help="Numbers of training images, such as 8,16,32,all.")
+    ] = "all",
+    tune_lr: Annotated[
+        bool, typer.Option("--tune-lr", help="Choose each method's learning rate on the validation split.")
+    ] = False,
+    reference: Annotated[
+        str | None, typer.Option(help="Method that the others are compared with; lora if it is there.")
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="Scores in the table; the first is in the pictures.")
+    ] = "mean_dice_foreground,mean_iou",
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    ray: Annotated[
+        str | None, typer.Option(help="Spread the runs over a Ray cluster: its address, or 'local'.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="sam-tiny, a hub id, a folder, or Meta's .pth.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="default, or paper: the official code's way.")] = None,
+    classes: Classes = None,
+    palette: PaletteFile = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over all training images.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Optimiser steps; overrides --epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images for one optimiser step.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the model's input in pixels.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    config: Annotated[Path | None, typer.Option(help="config.yaml to start from.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, repeatable.")] = None,
+) -> None:
+    """Compare methods on DATA: one run for each method and seed, one table."""
+    from convlora.cli.combine import combine
+    from convlora.comparison.compare import compare as run
+    from convlora.comparison.engines import choose_engine
+    from convlora.comparison.settings import make_settings
+
+    options = {
+        "data": data,
+        "out": out,
+        "backbone": backbone,
+        "preset": preset,
+        "classes": None if classes is None else [name.strip() for name in classes.split(",")],
+        "palette": palette,
+        "epochs": epochs,
+        "max_steps": max_steps,
+        "batch_size": batch_size,
+        "image_size": image_size,
+        "precision": precision,
+    }
+    asked = combine(options, settings or [], config)
+    wanted = make_settings(
+        methods, seeds, train_sizes, reference=reference, metrics=metrics, split=split, tune_lr=tune_lr
+    )
+    outcome = run(asked.config(), wanted, choose_engine(ray))
+    _print_tables(outcome)
+    print(f"Written: {out}/results.md, results.csv, results.json and pictures")
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+def _print_tables(outcome: "Outcome") -> None:
+    from rich.table import Table
+
+    from convlora.cli.show import plain, print_table
+    from convlora.comparison.tables import header, size_name, table_cells
+
+    for size in outcome.settings.train_sizes:
+        table = Table(title=size_name(size))
+        for name in header(outcome.settings):
+            table.add_column(plain(name), no_wrap=True, justify="left" if name == "method" else "right")
+        for row in outcome.rows:
+            if row.train_images == size:
+                table.add_row(*map(plain, table_cells(row, outcome.settings)))
+        print_table(table)

@@ -1,0 +1,134 @@
+"""One run of a comparison, in a process of its own: train, score on the test split, note what it took.
+
+    python -m convlora.comparison.cell FOLDER
+
+FOLDER holds cell.json; the run goes to FOLDER/run and what came out to FOLDER/result.json. A process of its
+own has its own peak of memory, and its crash is not the comparison's. A run that was cut off goes on.
+"""
+
+import json
+import statistics
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from PIL import Image
+
+from convlora.checkpoint import from_pretrained
+from convlora.config import RunConfig, make_config
+from convlora.data.check import check_dataset
+from convlora.data.images import read_image
+from convlora.data.splits import read_record
+from convlora.errors import ConvLoraError
+from convlora.evaluation import new_metrics, score_pairs, write_scores
+from convlora.inference.predictor import Predictor
+from convlora.output import write_text, write_whole
+from convlora.state_file import read_states
+from convlora.training.fit import fit
+
+CELL, RESULT, SAMPLES = "cell.json", "result.json", "samples"
+_SAMPLES = 4  # test images whose masks are kept for the picture
+
+
+def run_cell(folder: Path) -> dict[str, Any]:
+    """Train and score what FOLDER/cell.json says.
+
+    Args:
+        folder: of the cell.
+
+    Returns:
+        What is written to result.json: scores, parameters, times, memory.
+
+    Raises:
+        ConvLoraError: as training and evaluation do.
+    """
+    cell = json.loads((folder / CELL).read_text())
+    config = make_config(cell["config"])
+    start = time.monotonic()
+    _train(config)
+    result = {"digest": cell["digest"], **_costs(config.out), "train_seconds": time.monotonic() - start}
+    validation = json.loads((config.out / "metrics.json").read_text())["val"]
+    result["validation"] = validation
+    if not cell["tuning"]:
+        result["scores"] = _score(config, cell["split"], folder / SAMPLES)
+    write_scores(result, folder / RESULT)
+    return result
+
+
+def _train(config: RunConfig) -> None:
+    """Train, or go on with a run that was cut off."""
+    begun = (config.out / "config.yaml").is_file()
+    newest = next((s for s in read_states(config.out) if not s.damage), None) if begun else None
+    if newest is not None and json.loads(newest.header["progress"])["finished"]:
+        return
+    # for the record: the command that makes the same run alone
+    sys.argv = ["convlora", "train", str(config.data), "--config", str(config.out / "config.yaml")]
+    fit(config, resume=begun)
+
+
+def _score(config: RunConfig, split: str, samples: Path) -> dict[str, Any]:
+    """Score the best model on a split; keep the masks of a few images."""
+    segmenter = from_pretrained(config.out / "best")
+    record = read_record(config.out)
+    report = check_dataset(
+        config.data, classes=config.classes, palette=config.palette, splits=(split,), record=record
+    )
+    report.raise_if_errors()
+    dataset = report.dataset
+    pairs = dataset.splits[split]
+    predictor = Predictor(segmenter, precision=config.precision)
+    scores = score_pairs(predictor, dataset, pairs, new_metrics(dataset.classes)).compute()
+    for pair in pairs[:: max(1, len(pairs) // _SAMPLES)][:_SAMPLES]:
+        mask = Image.fromarray(predictor.predict(read_image(pair.image)).ids)
+        write_whole(samples / f"{pair.stem}.png", partial(mask.save, format="PNG"))
+    return scores
+
+
+def _costs(run: Path) -> dict[str, Any]:
+    """Parameters, step time, memory and size of the file that is shared."""
+    adapter = json.loads((run / "best" / "adapter_config.json").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    seconds = [row["seconds"] for row in rows if "seconds" in row]
+    return {
+        "trained_parameters": adapter["trained_parameters"],
+        "all_parameters": adapter["all_parameters"],
+        "step_seconds": statistics.median(seconds[1:] or seconds),  # the first one warms up
+        "steps": rows[-1]["step"],
+        "peak_memory_mib": _peak_memory(),
+        "adapter_bytes": (run / "best" / "adapter_model.safetensors").stat().st_size,
+        "device": json.loads((run / "environment.json").read_text()).get("device"),
+    }
+
+
+def _peak_memory() -> int:
+    """Largest memory in MiB: of the GPU's allocator, or of the process on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() // 2**20
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset) // 2**20
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def main() -> None:
+    """Run the cell of the folder that is given; a user's mistake is written to result.json as 'error'."""
+    folder = Path(sys.argv[1])
+    try:
+        run_cell(folder)
+    except ConvLoraError as error:
+        digest = json.loads((folder / CELL).read_text())["digest"]
+        write_text(folder / RESULT, json.dumps({"digest": digest, "error": str(error)}, indent=2) + "\n")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Compare methods on a user's data: the same images in the same order, steps, decoder and head for all."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from convlora.backbone.weights import load_sam
+from convlora.comparison.charts import check_charts, draw_charts
+from convlora.comparison.entries import BASELINES, Cell, Entry, make_cells, parse_methods
+from convlora.comparison.launch import Engine, Task, one_by_one, run_tasks
+from convlora.comparison.outcome import Outcome
+from convlora.comparison.report import write_report
+from convlora.comparison.settings import FACTORS, TUNING_SEED, Settings, record_settings
+from convlora.config import RunConfig
+from convlora.data.check import check_dataset
+from convlora.data.layout import DataSet
+from convlora.errors import ConfigError
+from convlora.metrics import LOWER_IS_BETTER
+from convlora.output import make_folder, write_text
+from convlora.training.plan import make_plan
+from convlora.training.validation import check_metric
+
+RUNS, TUNED = "runs", "learning_rates.json"
+
+
+def compare(
+    config: RunConfig,
+    settings: Settings,
+    engine: Engine = one_by_one,
+    say: Callable[[str], None] = print,
+) -> Outcome:
+    """Run every method with every seed and number of images that is not done yet, and write the tables.
+
+    Args:
+        config: what all runs share; its `out` is the comparison's folder, its method and seed are not used.
+        settings: what is compared.
+        engine: runs the tasks: here, or on other machines.
+        say: is told what is done.
+
+    Returns:
+        Everything that was measured; `results.json`, `results.csv`, `results.md` and pictures are in `out`.
+
+    Raises:
+        ConfigError, DataError, WeightsError: before the first run, with what to change. A run that fails
+            later is reported, and the others go on.
+    """
+    check_charts()
+    entries = [parse_methods(label)[0] for label in settings.methods]
+    dataset = _check_data(config, settings, say)
+    base, default_lr = _shared(config, entries, len(dataset.splits["train"]))
+    make_folder(config.out)
+    record_settings(config.out, settings, base, dataset.fingerprint)
+    runner = _Runner(config.out, settings, base, engine, say)
+    rates = runner.tune(entries, default_lr) if settings.tune_lr else {}
+    cells = make_cells(entries, settings.seeds, settings.train_sizes, rates)
+    results = runner.run(cells)
+    outcome = Outcome(settings, base, dataset, entries, cells, results, rates)
+    write_report(outcome, config.out)
+    draw_charts(outcome, config.out)
+    return outcome
+
+
+def _check_data(config: RunConfig, settings: Settings, say: Callable[[str], None]) -> DataSet:
+    """Check the data once, with all that the runs will need of it."""
+    wanted = ("train", "val", settings.split)
+    report = check_dataset(
+        config.data, classes=config.classes, palette=config.palette, splits=tuple(dict.fromkeys(wanted))
+    )
+    report.raise_if_errors()
+    for problem in report.warnings:
+        say(f"warning: {problem}")
+    dataset = report.dataset
+    for metric in (config.metric, *settings.metrics):
+        check_metric(metric, dataset.classes)
+    most = len(dataset.splits["train"])
+    large = [size for size in settings.train_sizes if size is not None and size > most]
+    if large:
+        raise ConfigError(f"--train-sizes names {large[0]}, but there are {most} training images.")
+    return dataset
+
+
+def _shared(
+    config: RunConfig, entries: Sequence[Entry], train_images: int
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Keys of all runs, and the default learning rate of each label.
+
+    Steps, validations and image size are fixed here: the budget is the same with fewer images, and a baseline
+    sees what SAM sees.
+    """
+    of_sam = [entry for entry in entries if entry.label not in BASELINES]
+    spec = load_sam(config.backbone).sam.spec.encoder if of_sam else None
+    plans = {
+        entry.label: make_plan(config, train_images, spec.embed_dim if spec and entry in of_sam else 0)
+        for entry in entries
+    }
+    plan = plans[entries[0].label]
+    shared = config.model_dump(mode="json", exclude={"out", "method", "seed", "train_images"})
+    shared |= {
+        "data": str(config.data.resolve()),
+        "max_steps": plan.steps,
+        "eval_every": plan.eval_every,
+        "image_size": config.image_size or (spec.image_size if spec else None),
+    }
+    return shared, {label: plan.lr for label, plan in plans.items()}
+
+
+class _Runner:
+    """Runs cells of one comparison."""
+
+    def __init__(
+        self, out: Path, settings: Settings, base: dict[str, Any], engine: Engine, say: Callable[[str], None]
+    ) -> None:
+        self.out, self.settings, self.base = out, settings, base
+        self.engine, self.say = engine, say
+
+    def run(self, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+        """Name of each cell -> its result."""
+        tasks = [self._task(cell) for cell in cells]
+        return {task.cell.name: result for task, result in run_tasks(tasks, self.engine, self.say)}
+
+    def tune(self, entries: Sequence[Entry], defaults: dict[str, float]) -> dict[str, float]:
+        """Choose each method's learning rate by its validation score, all with the same number of runs.
+
+        What was chosen is kept in a file: methods that are added later do not change the others'.
+        """
+        file = self.out / TUNED
+        known: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+        missing = [entry for entry in entries if entry.label not in known]
+        cells = [
+            Cell(entry, TUNING_SEED, lr=factor * defaults[entry.label], tuning=True)
+            for entry in missing
+            for factor in FACTORS
+        ]
+        results = self.run(cells)
+        for entry in missing:
+            scored = {
+                cell.lr: _validation(results[cell.name], self.base["metric"])
+                for cell in cells
+                if cell.entry == entry
+            }
+            reached = {rate: score for rate, score in scored.items() if rate and score is not None}
+            if not reached:
+                self.say(f"{entry.label}: no learning rate could be chosen; it keeps the default")
+                continue
+            best = min if self.base["metric"] in LOWER_IS_BETTER else max
+            known[entry.label] = best(reached, key=lambda rate: reached[rate])
+            self.say(f"{entry.label}: learning rate {known[entry.label]:.3g}")
+        write_text(file, json.dumps(known, indent=2) + "\n")
+        return known
+
+    def _task(self, cell: Cell) -> Task:
+        folder = self.out / RUNS / cell.name
+        config = {**self.base, **cell.config(), "out": str((folder / "run").resolve())}
+        return Task(cell, folder, config, self.settings.split)
+
+
+def _validation(result: dict[str, Any], metric: str) -> float | None:
+    return result.get("validation", {}).get(metric)

@@ -1,0 +1,115 @@
+"""From results to files: results.json, results.csv, results.md."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from convlora.comparison.entries import Cell
+from convlora.comparison.outcome import Outcome
+from convlora.comparison.tables import header, size_name, table_cells
+from convlora.evaluation import write_scores
+from convlora.output import write_text
+
+JSON, CSV, MARKDOWN = "results.json", "results.csv", "results.md"
+
+
+def write_report(outcome: Outcome, out: Path) -> None:
+    """Write results.json, results.csv and results.md.
+
+    Raises:
+        WriteError: the disk is full or not writable; the runs are kept.
+    """
+    write_scores(_as_json(outcome), out / JSON)
+    write_text(out / CSV, _as_csv(outcome))
+    write_text(out / MARKDOWN, _as_markdown(outcome))
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    dataset = outcome.dataset
+    return {
+        "settings": asdict(outcome.settings),
+        "configuration": outcome.base,
+        "data": {
+            "fingerprint": dataset.fingerprint,
+            "classes": list(dataset.classes),
+            "images": {split: len(pairs) for split, pairs in dataset.splits.items()},
+        },
+        "rows": [asdict(row) for row in outcome.rows],
+        "runs": [{**_identity(cell), **outcome.results[cell.name]} for cell in outcome.cells],
+    }
+
+
+def _identity(cell: Cell) -> dict[str, Any]:
+    return {
+        "run": cell.name,
+        "method": cell.entry.label,
+        "seed": cell.seed,
+        "train_images": cell.train_images,
+        "lr": cell.lr,
+    }
+
+
+_COSTS = ("trained_parameters", "all_parameters", "step_seconds", "peak_memory_mib", "adapter_bytes", "steps")
+
+
+def _as_csv(outcome: Outcome) -> str:
+    """One line for each run, all scores; a run that failed has its error."""
+    names = sorted({name for result in outcome.results.values() for name in result.get("scores", {})})
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", "method", "seed", "train_images", "lr", *_COSTS, *names, "error"])
+    for cell in outcome.cells:
+        result = outcome.results[cell.name]
+        scores = result.get("scores", {})
+        identity = _identity(cell) | {"train_images": cell.train_images or "all"}
+        writer.writerow(
+            [
+                *identity.values(),
+                *(result.get(key) for key in _COSTS),
+                *(scores.get(name) for name in names),
+                result.get("error", ""),
+            ]
+        )
+    return text.getvalue()
+
+
+def _as_markdown(outcome: Outcome) -> str:
+    return "\n".join(_markdown_lines(outcome)) + "\n"
+
+
+def _markdown_lines(outcome: Outcome) -> Iterator[str]:
+    settings, base, dataset = outcome.settings, outcome.base, outcome.dataset
+    sizes = ", ".join(f"{len(pairs)} {split}" for split, pairs in dataset.splits.items())
+    yield "# Comparison of methods"
+    yield ""
+    yield (
+        f"Data: {sizes} images, classes {', '.join(dataset.classes)}. Backbone {base['backbone']}, "
+        f"{base['max_steps']} steps of {base['batch_size']} images at {base['image_size']} px, "
+        f"seeds: {settings.seeds}. Scores on '{settings.split}' of the model that is best on 'val' by "
+        f"{base['metric']}; mean ± standard deviation over seeds. The difference to {settings.reference} is "
+        "paired by seed, with Student's 95 % confidence interval."
+    )
+    for size in settings.train_sizes:
+        yield ""
+        yield f"## {size_name(size)[0].upper()}{size_name(size)[1:]}"
+        yield ""
+        columns = header(settings)
+        yield from _markdown_table(
+            [columns, *(table_cells(r, settings) for r in outcome.rows if r.train_images == size)]
+        )
+    if outcome.failures:
+        yield ""
+        yield "## Runs that failed"
+        yield ""
+        for cell, reason in outcome.failures:
+            yield f"- {cell.name}: {reason.strip().splitlines()[0]}"
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for i, row in enumerate(rows):
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+        if i == 0:
+            yield "|" + "---|" * len(row)

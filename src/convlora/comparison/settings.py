@@ -1,0 +1,116 @@
+"""What a comparison was asked for, recorded in its folder, so that it can be gone on with and added to."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from convlora.comparison.entries import parse_methods, parse_train_sizes
+from convlora.data.layout import SPLITS
+from convlora.errors import ConfigError
+from convlora.output import write_text
+
+FILE = "comparison.json"
+#: Learning rates that --tune-lr tries, as factors of the default.
+FACTORS = (0.3, 1.0, 3.0)
+#: Seed of the runs that choose a learning rate; none of the seeds that are reported.
+TUNING_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of `convlora compare`.
+
+    Args:
+        methods: labels of the rows; see `parse_methods`.
+        seeds: runs of each.
+        train_sizes: numbers of training images; None is all.
+        reference: label that the others are compared with.
+        metrics: scores in the tables; the first is the one in the pictures.
+        split: that is scored.
+        tune_lr: whether to choose each method's learning rate on the validation split.
+    """
+
+    methods: tuple[str, ...]
+    seeds: int
+    train_sizes: tuple[int | None, ...]
+    reference: str
+    metrics: tuple[str, ...]
+    split: str = "test"
+    tune_lr: bool = False
+
+
+def make_settings(
+    methods: str,
+    seeds: int = 3,
+    train_sizes: str = "all",
+    *,
+    reference: str | None = None,
+    metrics: str = "mean_dice_foreground,mean_iou",
+    split: str = "test",
+    tune_lr: bool = False,
+) -> Settings:
+    """Read what the user wrote; arguments as in `Settings`, lists as text with commas.
+
+    Raises:
+        ConfigError: an argument is not valid; the data's own limits are checked later.
+    """
+    labels = [entry.label for entry in parse_methods(methods)]
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"--metrics is {metrics!r}; give different names, such as mean_dice_foreground.")
+    chosen = reference or ("lora" if "lora" in labels else labels[0])
+    if chosen not in labels:
+        raise ConfigError(f"--reference is {chosen}, which is not compared. Give one of {', '.join(labels)}.")
+    if seeds < 1:
+        raise ConfigError(f"--seeds is {seeds}; give 1 or more. Three show a spread.")
+    if split not in SPLITS:
+        raise ConfigError(f"--split is {split!r}; it must be one of {', '.join(SPLITS)}.")
+    sizes = tuple(parse_train_sizes(train_sizes))
+    return Settings(tuple(labels), seeds, sizes, chosen, tuple(names), split, tune_lr)
+
+
+#: Of these a later call may ask for more, or others: they add runs or change the tables only.
+_MAY_GROW = {"methods", "seeds", "train_sizes", "reference", "metrics"}
+
+
+def record_settings(out: Path, settings: Settings, base: dict[str, Any], fingerprint: str) -> None:
+    """Write comparison.json, or check that a comparison that is there can be gone on with.
+
+    Args:
+        out: folder of the comparison.
+        settings: options of the comparison.
+        base: keys of `RunConfig` that all runs share.
+        fingerprint: of the data.
+
+    Raises:
+        ConfigError: the folder holds other files, or a comparison that was made in another way.
+    """
+    shared = {k: v for k, v in asdict(settings).items() if k not in _MAY_GROW}
+    shared |= {"data fingerprint": fingerprint, **{k: v for k, v in base.items() if k not in {"data", "out"}}}
+    content = json.loads(json.dumps({"shared": shared, "settings": asdict(settings)}, default=str))
+    file = out / FILE
+    if file.is_file():
+        _check_same(file, content["shared"], out)
+    elif out.exists() and any(out.iterdir()):
+        raise ConfigError(f"--out {out} holds files that are no comparison. Give a new folder.")
+    write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def _check_same(file: Path, now: dict[str, Any], out: Path) -> None:
+    try:
+        before = json.loads(file.read_text())["shared"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} is damaged: {error}. Give another --out.") from error
+    different = [
+        f"  {key}: {before.get(key)} there, {now.get(key)} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if different:
+        raise ConfigError(
+            f"The comparison in {out} was made in another way, so its runs cannot stand beside new ones:\n"
+            + "\n".join(different)
+            + "\nGive the same options to go on with it (methods, seeds and sizes may be added), or another "
+            "--out."
+        )
