@@ -10,7 +10,7 @@ from convlora._version import __version__
 
 if TYPE_CHECKING:
     from convlora.adapters import ConvLora, DecoderOnly, Full, Lora
-    from convlora.api import evaluate, load, train
+    from convlora.api import compare, evaluate, load, train
     from convlora.inference.predictor import Predictor
     from convlora.model import Segmenter
 
@@ -21,6 +21,7 @@ _HOMES = {
     "Lora": "adapters",
     "Predictor": "inference.predictor",
     "Segmenter": "model",
+    "compare": "api",
     "evaluate": "api",
     "load": "api",
     "train": "api",
@@ -34,6 +35,7 @@ __all__ = [
     "Predictor",
     "Segmenter",
     "__version__",
+    "compare",
     "evaluate",
     "load",
     "train",

@@ -1,9 +1,12 @@
-"""The commands as functions: train, evaluate, load."""
+"""The commands as functions: train, evaluate, compare, load."""
 
 from pathlib import Path
 from typing import Any
 
 from convlora.checkpoint import from_pretrained
+from convlora.comparison.compare import compare as run_comparison
+from convlora.comparison.engines import choose_engine
+from convlora.comparison.settings import make_settings
 from convlora.config import make_config
 from convlora.errors import ConfigError
 from convlora.evaluation import evaluate_run
@@ -30,6 +33,49 @@ def train(data: str | Path, out: str | Path, **options: Any) -> dict[str, Any]: 
     config = make_config({"data": data, "out": out, **options})
     run_folder_is_free(config.out, config.data)
     return fit(config)
+
+
+def compare(
+    data: str | Path,
+    out: str | Path,
+    methods: str = "all",
+    *,
+    seeds: int = 3,
+    train_sizes: str = "all",
+    metrics: str = "mean_dice_foreground,mean_iou",
+    reference: str | None = None,
+    split: str = "test",
+    tune_lr: bool = False,
+    ray: str | None = None,
+    **options: Any,  # noqa: ANN401  # RunConfig's
+) -> dict[str, Any]:
+    """Compare methods on a data set; the Python form of `convlora compare`.
+
+    Args:
+        data: folder or file.
+        out: folder of the comparison; the same call goes on with it.
+        methods: 'all', or names with options: 'lora,conv-lora:rank=8,unet'.
+        seeds: runs of each method.
+        train_sizes: numbers of training images, such as '8,16,all'.
+        metrics: scores in the tables.
+        reference: method that the others are compared with; lora if it is there.
+        split: that is scored.
+        tune_lr: whether to choose each method's learning rate on the validation split.
+        ray: address of a Ray cluster, or 'local'; by default the runs are made here, one by one.
+        **options: keys of `convlora.config.RunConfig` that all runs share.
+
+    Returns:
+        Content of results.json (docs/compare.md).
+
+    Raises:
+        ConvLoraError: an argument, the data or the backbone is not valid. A run that fails is reported in the
+            result instead.
+    """
+    config = make_config({"data": data, "out": out, **options})
+    settings = make_settings(
+        methods, seeds, train_sizes, reference=reference, metrics=metrics, split=split, tune_lr=tune_lr
+    )
+    return run_comparison(config, settings, choose_engine(ray)).to_dict()
 
 
 def evaluate(

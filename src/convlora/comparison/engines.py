@@ -1,6 +1,6 @@
 """Where the runs of a comparison are made: here, or by Ray on several machines."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from convlora.comparison.launch import Engine, Task, one_by_one, run_task
@@ -25,12 +25,14 @@ class RayEngine:
 
     Args:
         address: of the cluster, 'auto', or 'local' for one on this machine.
+        work: what is done with a task.
 
     Raises:
         MissingExtraError, ConfigError: as `choose_engine`.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, work: Callable[[Task], dict[str, Any]] = run_task) -> None:
+        self.work = work
         try:
             import ray
         except ImportError as error:
@@ -39,9 +41,10 @@ class RayEngine:
             try:
                 ray.init(address=address, log_to_driver=False, include_dashboard=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
+                reason = str(error).splitlines()[0].rstrip(".")
                 raise ConfigError(
-                    f"--ray {address}: no cluster answers there: {str(error).splitlines()[0]}. Start one "
-                    "(ray start --head), or use --ray local."
+                    f"--ray {address}: no cluster answers there: {reason}. Start one (ray start --head), or "
+                    "use --ray local."
                 ) from error
         self.gpus = 1 if ray.cluster_resources().get("GPU") else 0
 
@@ -50,7 +53,7 @@ class RayEngine:
         import ray
         from ray.exceptions import RayError
 
-        remote = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=0)(run_task)
+        remote = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=0)(self.work)
         running = {remote.remote(task): task for task in tasks}
         while running:
             done, _ = ray.wait(list(running))

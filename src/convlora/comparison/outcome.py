@@ -1,7 +1,7 @@
 """What a comparison has measured, and its summary by method and number of training images."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -73,6 +73,20 @@ class Outcome:
             and "error" not in self.results[cell.name]
         }
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON: settings, data, a row for each line of the tables, every run."""
+        return {
+            "settings": asdict(self.settings),
+            "configuration": self.base,
+            "data": {
+                "fingerprint": self.dataset.fingerprint,
+                "classes": list(self.dataset.classes),
+                "images": {split: len(pairs) for split, pairs in self.dataset.splits.items()},
+            },
+            "rows": [asdict(row) for row in self.rows],
+            "runs": [{**identity(cell), **self.results[cell.name]} for cell in self.cells],
+        }
+
     def _row(self, entry: Entry, size: int | None) -> Row:
         ours, theirs = self.good(entry.label, size), self.good(self.settings.reference, size)
         first = next(iter(ours.values()), {})
@@ -101,3 +115,14 @@ class Outcome:
 def _number(value: float | None) -> float:
     """A score; null in a file stands for one that is not defined."""
     return math.nan if value is None else value
+
+
+def identity(cell: Cell) -> dict[str, Any]:
+    """What tells a run from the others."""
+    return {
+        "run": cell.name,
+        "method": cell.entry.label,
+        "seed": cell.seed,
+        "train_images": cell.train_images,
+        "lr": cell.lr,
+    }

@@ -2,13 +2,10 @@
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
-from convlora.comparison.entries import Cell
-from convlora.comparison.outcome import Outcome
+from convlora.comparison.outcome import Outcome, identity
 from convlora.comparison.tables import header, size_name, table_cells
 from convlora.evaluation import write_scores
 from convlora.output import write_text
@@ -22,34 +19,9 @@ def write_report(outcome: Outcome, out: Path) -> None:
     Raises:
         WriteError: the disk is full or not writable; the runs are kept.
     """
-    write_scores(_as_json(outcome), out / JSON)
+    write_scores(outcome.to_dict(), out / JSON)
     write_text(out / CSV, _as_csv(outcome))
     write_text(out / MARKDOWN, _as_markdown(outcome))
-
-
-def _as_json(outcome: Outcome) -> dict[str, Any]:
-    dataset = outcome.dataset
-    return {
-        "settings": asdict(outcome.settings),
-        "configuration": outcome.base,
-        "data": {
-            "fingerprint": dataset.fingerprint,
-            "classes": list(dataset.classes),
-            "images": {split: len(pairs) for split, pairs in dataset.splits.items()},
-        },
-        "rows": [asdict(row) for row in outcome.rows],
-        "runs": [{**_identity(cell), **outcome.results[cell.name]} for cell in outcome.cells],
-    }
-
-
-def _identity(cell: Cell) -> dict[str, Any]:
-    return {
-        "run": cell.name,
-        "method": cell.entry.label,
-        "seed": cell.seed,
-        "train_images": cell.train_images,
-        "lr": cell.lr,
-    }
 
 
 _COSTS = ("trained_parameters", "all_parameters", "step_seconds", "peak_memory_mib", "adapter_bytes", "steps")
@@ -64,10 +36,10 @@ def _as_csv(outcome: Outcome) -> str:
     for cell in outcome.cells:
         result = outcome.results[cell.name]
         scores = result.get("scores", {})
-        identity = _identity(cell) | {"train_images": cell.train_images or "all"}
+        own = identity(cell) | {"train_images": cell.train_images or "all"}
         writer.writerow(
             [
-                *identity.values(),
+                *own.values(),
                 *(result.get(key) for key in _COSTS),
                 *(scores.get(name) for name in names),
                 result.get("error", ""),

@@ -1,0 +1,260 @@
+"""A comparison from images to tables: complete, the same twice, gone on with, and honest about failures."""
+
+import csv
+import json
+import shutil
+import sys
+
+import pytest
+
+import convlora
+from convlora.comparison import cell as cell_module
+from convlora.comparison.cell import run_cell
+from convlora.comparison.launch import one_by_one, read_result, run_task
+from convlora.data.images import read_image
+from convlora.errors import ConfigError
+
+STEPS = ["--max-steps", "2", "--image-size", "64", "--batch-size", "2", "--set", "previews=0"]
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Cells run here, not in a child: the same code without the time that a start takes."""
+    calls = []
+
+    def run(task):
+        calls.append(task.cell.name)
+        monkeypatch.setattr(sys, "argv", ["cell", str(task.folder)])
+        task.write()
+        try:
+            run_cell(task.folder)
+        except ConfigError as error:
+            return {"digest": task.digest, "error": str(error), "log": "log"}
+        return read_result(task)
+
+    monkeypatch.setattr("convlora.comparison.launch.run_task", run)
+    return calls
+
+
+def scores(out):
+    content = json.loads((out / "results.json").read_text())
+    return {run["run"]: run["scores"] for run in content["runs"] if "scores" in run}
+
+
+@pytest.fixture
+def call(command, binary_data, small_backbone, tmp_path):
+    def run(*arguments, out=tmp_path / "out"):
+        return command("compare", binary_data, "--out", out, "--backbone", small_backbone, *STEPS, *arguments)
+
+    return run
+
+
+def test_a_whole_comparison(call, in_process, tmp_path, binary_data):
+    out = tmp_path / "out"
+    arguments = ("--methods", "lora,decoder-only,lora:rank=2", "--seeds", "2", "--train-sizes", "3,all")
+    code, text, error = call(*arguments)
+    assert (code, error) == (0, "")
+    assert len(in_process) == 12
+    for part in (
+        "[12/12]",
+        "3 training images",
+        "all training images",
+        "lora:rank=2",
+        "(95 % CI)",
+        "results.md",
+    ):
+        assert part in text
+    content = json.loads((out / "results.json").read_text())
+    assert len(content["rows"]) == 6
+    row = content["rows"][1]
+    assert row["label"] == "decoder-only"
+    assert row["scores"]["mean_iou"]["n"] == 2
+    assert row["differences"]["mean_iou"]["low"] < row["differences"]["mean_iou"]["high"]
+    assert content["rows"][0]["differences"]["mean_iou"] is None
+    assert (
+        0 < row["trained_parameters"] < content["rows"][0]["trained_parameters"] < row["all_parameters"] * 2
+    )
+    assert row["peak_memory_mib"] > 50
+    assert row["adapter_bytes"] > 4 * row["trained_parameters"]
+    assert row["step_seconds"] > 0
+    with (out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [r["train_images"] for r in rows] == ["3"] * 6 + ["all"] * 6
+    first = content["runs"][0]
+    assert float(rows[0]["mean_iou"]) == first["scores"]["mean_iou"]
+    markdown = (out / "results.md").read_text()
+    assert markdown.count("| lora:rank=2 |") == 2
+    assert "seeds: 2" in markdown
+    for name in ("parameters.png", "train_sizes.png", "predictions.png"):
+        assert read_image(out / name).shape[1] > 500
+    split = json.loads((out / "runs" / "lora-n3-seed1" / "run" / "split.json").read_text())
+    assert (len(split["train"]), len(split["unused"])) == (3, 5)
+    # each method sees the same images
+    others = json.loads((out / "runs" / "decoder-only-n3-seed1" / "run" / "split.json").read_text())
+    assert others == split
+
+    # again: nothing is run, a method is added, and one seed more
+    before = scores(out)
+    in_process.clear()
+    code, text, _ = call(
+        "--methods", "lora,decoder-only,lora:rank=2,bitfit", "--seeds", "3", "--train-sizes", "3"
+    )
+    assert code == 0
+    assert "6 of 12 runs are done already" in text
+    assert set(in_process) == {"bitfit-n3-seed0", "bitfit-n3-seed1", "bitfit-n3-seed2"} | {
+        f"{name}-n3-seed2" for name in ("lora", "decoder-only", "lora_rank=2-" + _digest(before))
+    }
+    after = scores(out)
+    assert {name: after[name] for name in after if name in before} == {
+        name: before[name] for name in after if name in before
+    }
+
+    # another folder, the same numbers
+    code, _, _ = call("--methods", "lora", "--seeds", "1", "--train-sizes", "3", out=tmp_path / "twice")
+    assert scores(tmp_path / "twice")["lora-n3-seed0"] == before["lora-n3-seed0"]
+    assert before["lora-n3-seed0"] != before["lora-n3-seed1"]
+
+
+def _digest(names):
+    return next(name for name in names if name.startswith("lora_rank")).split("-")[1]
+
+
+def test_learning_rates_are_chosen_once(call, in_process, tmp_path):
+    arguments = ("--methods", "lora", "--seeds", "1", "--tune-lr")
+    code, text, _ = call(*arguments)
+    assert code == 0
+    assert "lora: learning rate" in text
+    assert [name for name in in_process if "seed1000000" in name] == in_process[:3]
+    rates = json.loads((tmp_path / "out" / "learning_rates.json").read_text())
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert content["rows"][0]["lr"] == rates["lora"] == content["runs"][0]["lr"]
+    config = (tmp_path / "out" / "runs" / "lora-seed0" / "run" / "config.yaml").read_text()
+    assert f"lr: {rates['lora']}" in config
+    in_process.clear()
+    call(*arguments)
+    assert in_process == []
+    # the best by validation, not by chance: change one result and choose anew
+    (tmp_path / "out" / "learning_rates.json").unlink()
+    folder = next((tmp_path / "out" / "runs").glob("lora-seed1000000-lr0.003*"))
+    result = json.loads((folder / "result.json").read_text())
+    result["validation"]["mean_dice_foreground"] = 2.0
+    (folder / "result.json").write_text(json.dumps(result))
+    shutil.rmtree(tmp_path / "out" / "runs" / "lora-seed0")
+    assert "learning rate 0.003" in call(*arguments)[1]
+
+
+def test_a_failed_run_is_told_and_the_rest_go_on(call, in_process, tmp_path):
+    arguments = ("--methods", "lora:rank=9999,lora,decoder-only", "--seeds", "1", "--reference", "lora")
+    code, text, _ = call(*arguments)
+    assert code == 1
+    assert "FAILED: rank is 9999" in text
+    assert "lora:rank=9999 (1 failed)" in text
+    markdown = (tmp_path / "out" / "results.md").read_text()
+    assert "## Runs that failed" in markdown
+    assert len(scores(tmp_path / "out")) == 2
+    in_process.clear()
+    call(*arguments)
+    assert len(in_process) == 1  # what failed is tried again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--methods", "lroa"), "there is no method 'lroa'"),
+        (("--train-sizes", "999"), "--train-sizes names 999, but there are 8 training images"),
+        (("--metrics", "mean_iuo"), "metric 'mean_iuo' is not computed here"),
+        (("--seeds", "0"), "'--seeds'"),
+        (("--set", "lr=-1"), "lr (--set lr): got -1"),
+        (("--backbone", "x"), "--backbone"),
+        (("--reference", "x"), "--reference is x"),
+    ],
+)
+def test_mistakes_show_before_the_first_run(call, in_process, tmp_path, arguments, message):
+    code, _, error = call(*arguments) if arguments[0] != "--backbone" else call("--config", "nowhere.yaml")
+    assert code == 2
+    assert message in error or "nowhere.yaml" in error
+    assert in_process == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_comparison_in_the_folder(call, in_process, command, binary_data, tmp_path, small_backbone):
+    call("--methods", "lora", "--seeds", "1")
+    out, backbone = tmp_path / "out", ("--backbone", small_backbone)
+    code, _, error = command(
+        "compare", binary_data, "--out", out, *backbone, "--max-steps", "3", "--methods", "lora"
+    )
+    assert code == 2
+    assert "max_steps: 2 there, 3 now" in error
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").write_text("")
+    code, _, error = call("--methods", "lora", out=tmp_path / "other")
+    assert (code, "holds files that are no comparison" in error) == (2, True)
+    (out / "comparison.json").write_text("{")
+    code, _, error = call("--methods", "lora")
+    assert (code, "comparison.json is damaged" in error) == (2, True)
+
+
+def test_pictures_need_matplotlib(call, in_process, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, _, error = call("--methods", "lora")
+    assert code == 2
+    assert "pip install 'convlora[compare]'" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_child_process(call, tmp_path, binary_data, monkeypatch):
+    """The real thing: a process for each cell, one that dies, and one that is stopped."""
+    tasks = []
+    monkeypatch.setattr("convlora.comparison.compare.one_by_one", None)
+
+    def engine(todo):
+        tasks.extend(todo)
+        return one_by_one(todo)
+
+    monkeypatch.setattr("convlora.comparison.engines.one_by_one", engine)
+    code, _, _ = call("--methods", "decoder-only", "--seeds", "1")
+    assert code == 0
+    (task,) = tasks
+    result = json.loads((task.folder / "result.json").read_text())
+    assert result["scores"]["n_images"] == 4
+    assert sorted(p.name for p in (task.folder / "samples").iterdir())[0] == "test_00.png"
+    sample = read_image(task.folder / "samples" / "test_00.png")
+    assert sample.shape[:2] == read_image(binary_data / "test" / "images" / "test_00.png").shape[:2]
+    environment = json.loads((task.folder / "run" / "environment.json").read_text())
+    assert environment["command"][:2] == ["convlora", "train"]
+    monkeypatch.setattr("subprocess.call", lambda *_, **__: -9)
+    task.folder.joinpath("result.json").unlink()
+    assert run_task(task)["error"] == "killed by signal 9 (perhaps for want of memory)"
+    monkeypatch.setattr("subprocess.call", lambda *_, **__: 130)
+    with pytest.raises(KeyboardInterrupt):
+        run_task(task)
+    content = json.loads((task.folder / "cell.json").read_text())
+    (task.folder / "cell.json").write_text(json.dumps({**content, "digest": "another"}))
+    assert "holds a run of another configuration" in run_task(task)["error"]
+
+
+def test_a_cell_that_was_cut_off_goes_on(call, in_process, tmp_path, monkeypatch):
+    call("--methods", "lora", "--seeds", "1")
+    folder = tmp_path / "out" / "runs" / "lora-seed0"
+    whole = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").unlink()
+    monkeypatch.setattr(cell_module, "fit", lambda *_, **__: pytest.fail("the training was finished"))
+    monkeypatch.setattr(sys, "argv", ["cell"])
+    again = run_cell(folder)
+    assert again["scores"] == whole["scores"]
+
+
+def test_from_python(in_process, binary_data, small_backbone, tmp_path):
+    found = convlora.compare(
+        binary_data,
+        tmp_path / "out",
+        "decoder-only",
+        seeds=1,
+        backbone=str(small_backbone),
+        max_steps=2,
+        image_size=64,
+        previews=0,
+    )
+    assert found["rows"][0]["label"] == "decoder-only"
+    assert found["runs"][0]["scores"]["n_images"] == 4
+    assert in_process == ["decoder-only-seed0"]
