@@ -67,16 +67,25 @@ class FakeBlock(nn.Module):
         return FakeBlock(dim, self.window_size)
 
     def attend(self, x: Tensor, attn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        self.size = x.shape[1:3]
+        return self.joined((attn or self.attn)(self.cut(x)))
+
+    def cut(self, x: Tensor) -> Tensor:
         w = self.window_size
-        attn = attn or self.attn
         if not w:
-            return attn(x)
+            return x
         B, H, W, C = x.shape
         x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
-        rows, columns = x.shape[1] // w, x.shape[2] // w
-        x = x.view(B, rows, w, columns, w, C).transpose(2, 3).reshape(-1, w, w, C)
-        x = attn(x).view(B, rows, columns, w, w, C).transpose(2, 3)
-        return x.reshape(B, rows * w, columns * w, C)[:, :H, :W]
+        x = x.view(B, x.shape[1] // w, w, x.shape[2] // w, w, C)
+        return x.transpose(2, 3).reshape(-1, w, w, C)
+
+    def joined(self, windows: Tensor) -> Tensor:
+        w, (H, W) = self.window_size, self.size
+        if not w:
+            return windows
+        rows, columns, C = -(-H // w), -(-W // w), windows.shape[-1]
+        x = windows.view(-1, rows, columns, w, w, C).transpose(2, 3)
+        return x.reshape(-1, rows * w, columns * w, C)[:, :H, :W]
 
 
 class FakeEncoder(nn.Module):

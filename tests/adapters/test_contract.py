@@ -48,6 +48,13 @@ CASES = [
         merges=False,
     ),
     Case("conv-lora", {"scales": [4, 2]}, merges=False),
+    *(Case("conv-lora", {"routing": r}, merges=False) for r in ("switch", "soft", "soft-pixel")),
+    Case("conv-lora", {"scope": "image"}, merges=False),
+    Case(
+        "conv-lora",
+        {"scope": "image", "routing": "soft-pixel", "targets": ["attn.qkv", "mlp.lin1"]},
+        merges=False,
+    ),
     Case("conv-lora-multiscale", merges=False),
     Case("lora"),
     Case("lora", {"rank": 2, "alpha": 1, "targets": DEEP}),

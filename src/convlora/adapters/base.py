@@ -41,6 +41,14 @@ class Block(Protocol):
     mlp: nn.Module
     window_size: int
 
+    def cut(self, x: Tensor) -> Tensor:
+        """Cut a map (B, H, W, C) into windows (B', w, w, C); in a global block, the map itself."""
+        ...
+
+    def joined(self, windows: Tensor) -> Tensor:
+        """Put windows back into the map whose attention is being computed: the inverse of `cut`."""
+        ...
+
     def with_tokens(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Run the block on (B, H, W, C) with tokens (B, n, C) beside the map; both come back."""
         ...

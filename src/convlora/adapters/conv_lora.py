@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from convlora.adapters.base import (
     AuxLossMixin,
+    Block,
     Method,
     at_least_float32,
     check_option,
@@ -17,11 +18,13 @@ from convlora.adapters.base import (
     register,
 )
 from convlora.adapters.experts import MultiScaleExperts
-from convlora.adapters.gating import NoisyTopKGate
-from convlora.adapters.inject import replace_module, target_linears
+from convlora.adapters.gating import NoisyTopKGate, Routing, SoftGate
+from convlora.adapters.inject import blocks, replace_module, target_linears
 from convlora.adapters.lora import check_low_rank, check_rank_fits, new_low_rank_pair, project, updated_linear
 from convlora.errors import TargetError
 
+ROUTINGS = ("balance", "switch", "soft", "soft-pixel")
+_SOFT, _SCOPES = ("soft", "soft-pixel"), ("window", "image")
 _GATE_REASON = "with top_k=1 the gate's weight is exactly 1, so only the balance loss trains the router"
 
 
@@ -50,6 +53,16 @@ class ConvLora(Method):
     balance_weight: float = dataclasses.field(
         default=0.01, metadata={"help": "Weight of the loss that spreads the samples over the experts."}
     )
+    routing: str = dataclasses.field(
+        default="balance",
+        metadata={
+            "help": "balance (official); switch: the task trains the router; soft, soft-pixel: all scales."
+        },
+    )
+    scope: str = dataclasses.field(
+        default="window",
+        metadata={"help": "window (official): each attention window on its own; image: the whole map."},
+    )
 
     def __post_init__(self) -> None:
         check_low_rank(self, self.rank, self.alpha)
@@ -58,20 +71,41 @@ class ConvLora(Method):
         check_option(self, "top_k", top_k, f"an integer from 1 to the number of scales, {len(self.scales)}")
         check_targets(self, self.targets)
         check_option(self, "balance_weight", is_number(self.balance_weight), "a number of at least 0")
+        check_option(self, "routing", self.routing in ROUTINGS, f"one of {', '.join(ROUTINGS)}")
+        alone = self.routing not in _SOFT or self.top_k == 1
+        check_option(self, "top_k", alone, f"left out with routing={self.routing}, where all scales run")
+        check_option(self, "scope", self.scope in _SCOPES, f"one of {', '.join(_SCOPES)}")
 
     def install(self, encoder: nn.Module) -> list[nn.Parameter]:
         """Wrap each target; see `Method.install`."""
         parameters: list[nn.Parameter] = []
         for name, base in target_linears(encoder, self.targets):
             check_rank_fits(self.rank, name, base)
-            layer = ConvLoRALinear(base, self.rank, self.alpha, self.scales, self.top_k, self.balance_weight)
+            layer = ConvLoRALinear(
+                base,
+                self.rank,
+                self.alpha,
+                self.scales,
+                self.top_k,
+                self.balance_weight,
+                self.routing,
+                self._windows(encoder, name),
+            )
             replace_module(encoder, name, layer)
             parameters += [layer.lora_A, layer.lora_B, *layer.gate.parameters(), *layer.experts.parameters()]
         return parameters
 
+    def _windows(self, encoder: nn.Module, name: str) -> Block | None:
+        """The block whose windows are to be joined for the layer; None where it sees what it is to see."""
+        _, index, place = name.split(".", 2)
+        block = blocks(encoder)[int(index)]
+        windowed = place.startswith("attn.") and block.window_size > 0
+        return block if self.scope == "image" and windowed else None
+
     def parameters_without_task_gradient(self) -> dict[str, str]:
-        """The router, where top_k is 1; see `Method`."""
-        return {} if self.top_k > 1 else {"gate.w_gate": _GATE_REASON, "gate.w_noise": _GATE_REASON}
+        """The router, where it only balances; see `Method`."""
+        trained = self.routing != "balance" or self.top_k > 1
+        return {} if trained else {"gate.w_gate": _GATE_REASON, "gate.w_noise": _GATE_REASON}
 
 
 class ConvLoRALinear(AuxLossMixin, nn.Module):
@@ -83,7 +117,17 @@ class ConvLoRALinear(AuxLossMixin, nn.Module):
     base), E_i is expert i (`experts`: bicubic up by scales[i], 3x3 convolution, GELU, bicubic down), and
     the g_k and i_k come from a noisy top-k gate on the mean of z over the map (`gating`). In training
     mode, forward writes `aux_loss` = balance_weight (CV^2(importance) + CV^2(load)); in evaluation it is
-    None.
+    None. Routings:
+
+    - balance: the official one. With K = 1, g = 1, and the balance loss alone trains the gate;
+    - switch: g is the expert's share of the softmax over all logits (`NoisyTopKGate`, full), so the task
+      trains the gate, and the experts start with a weight of about 1 / M;
+    - soft: sum over all experts with the weights softmax(mean(z) W_gate); no noise, no balance loss;
+    - soft-pixel: the same with weights of every position, softmax(z W_gate).
+
+    In a windowed block each window is a map of its own, as in the official code; with `windows`, the windows
+    are joined first: one decision and one convolution over the image's whole map, without borders at the
+    windows. Padding then has no update but that of z, which is zero there.
 
     Source: Zhong et al., "Convolution Meets LoRA", ICLR 2024 (arXiv 2401.17868), and its official code
     (AutoGluon). As in the code, and beyond the formula of the paper, there is the identity path z + E(z),
@@ -107,6 +151,8 @@ class ConvLoRALinear(AuxLossMixin, nn.Module):
         scales: upsampling factor of each expert.
         top_k: experts per sample, 1 to len(scales).
         balance_weight: weight of the balance loss.
+        routing: see above.
+        windows: block that the layer is in, if its windows are to be joined.
     """
 
     unmergeable_because: ClassVar[str] = (
@@ -121,14 +167,22 @@ class ConvLoRALinear(AuxLossMixin, nn.Module):
         scales: tuple[int, ...],
         top_k: int = 1,
         balance_weight: float = 0.01,
+        routing: str = "balance",
+        windows: Block | None = None,
     ) -> None:
         super().__init__()
         self.base = base
+        self.routing = routing
+        self.windows = (windows,)  # in a tuple: the block is no child of its own layer
         self.scaling = alpha / rank
         self.balance_weight = balance_weight
         self.lora_A, self.lora_B = new_low_rank_pair(base, rank)
         device, dtype = self.lora_A.device, self.lora_A.dtype
-        self.gate = NoisyTopKGate(rank, len(scales), top_k, device, dtype)
+        self.gate: nn.Module = (
+            SoftGate(rank, len(scales), device, dtype)
+            if routing in _SOFT
+            else NoisyTopKGate(rank, len(scales), top_k, device, dtype, full=routing == "switch")
+        )
         self.experts = MultiScaleExperts(rank, scales, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,10 +193,19 @@ class ConvLoRALinear(AuxLossMixin, nn.Module):
         """
         check_map(x, "conv-lora")
         z = project(x, self.lora_A)
-        routing = self.gate(z.mean((1, 2), dtype=at_least_float32(z.dtype)))
+        (block,) = self.windows
+        update = self._mixture(z) if block is None else block.cut(self._mixture(block.joined(z)))
+        return updated_linear(self.base, x, z + update, self.lora_B, self.scaling)
+
+    def _mixture(self, z: Tensor) -> Tensor:
+        """Sum of the experts' outputs on (B, H, W, rank), each with its weight; writes the balance loss."""
+        mean = z.mean((1, 2), dtype=at_least_float32(z.dtype))
+        if self.routing in _SOFT:
+            return self.experts.mixed(z, self.gate(z if self.routing == "soft-pixel" else mean))
+        routing: Routing = self.gate(mean)
         self.aux_loss = None if routing.balance is None else self.balance_weight * routing.balance
-        z = z + self.experts(z, routing.gates, routing.indices)
-        return updated_linear(self.base, x, z, self.lora_B, self.scaling)
+        fixed = self.routing == "balance" and routing.indices.shape[1] == 1  # a softmax over one logit is 1
+        return self.experts(z, None if fixed else routing.gates, routing.indices)
 
 
 def check_scales(method: Method, scales: object) -> None:

@@ -51,12 +51,12 @@ class MultiScaleExperts(nn.Module):
         for kernel in self.weight:
             nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
 
-    def forward(self, z: Tensor, gates: Tensor, indices: Tensor) -> Tensor:
+    def forward(self, z: Tensor, gates: Tensor | None, indices: Tensor) -> Tensor:
         """Weighted sum of the chosen experts, sum_k gates_k E_(indices_k)(z).
 
         Args:
             z: (B, H, W, channels) float.
-            gates: (B, K) float; not read where K is 1, its softmax being exactly 1.
+            gates: (B, K) float; None where K is 1 and the weight exactly 1.
             indices: (B, K) int64, 0 to M - 1.
 
         Returns:
@@ -66,10 +66,11 @@ class MultiScaleExperts(nn.Module):
             z = z.to(at_least_float32(self.weight.dtype))
             banks = [self._banks(odd, z) for odd in sorted({scale % 2 for scale in self.scales})]
             outputs = [self._chosen(z, index, banks) for index in indices.unbind(1)]
-            if len(outputs) == 1:
+            if gates is None:
                 return outputs[0]
             weights = gates.to(z.dtype)[:, :, None, None, None].unbind(1)
-            return torch.stack([g * out for g, out in zip(weights, outputs, strict=True)]).sum(0)
+            weighted = [g * out for g, out in zip(weights, outputs, strict=True)]
+            return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum(0)
 
     def mixed(self, z: Tensor, weights: Tensor | None = None) -> Tensor:
         """Weighted sum of all experts, sum_e w_e E_e(z).

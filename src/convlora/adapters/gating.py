@@ -17,7 +17,8 @@ class Routing(NamedTuple):
     """Where a gate sends each sample.
 
     Attributes:
-        gates: (B, K) weights, positive, summing to one per sample; largest first.
+        gates: (B, K) weights, positive, largest first; they sum to one per sample, but for a gate of `full`
+            softmax, which leaves the share of the other experts out.
         indices: (B, K) int64, the experts that the weights belong to.
         balance: scalar, zero when all experts get the same share; None in evaluation.
     """
@@ -46,6 +47,8 @@ class NoisyTopKGate(nn.Module):
         channels: length of p.
         num_experts: M.
         top_k: K, 1 to M.
+        full: the gates are shares of the softmax over all logits (Switch Transformer, Fedus et al., JMLR
+            2022, equation 2), so that the task trains the gate for K = 1 too. The balance loss is the same.
     """
 
     def __init__(
@@ -55,10 +58,11 @@ class NoisyTopKGate(nn.Module):
         top_k: int = 1,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        full: bool = False,
     ) -> None:
         super().__init__()
         self.num_experts = num_experts
-        self.top_k = top_k
+        self.top_k, self.full = top_k, full
         self.samples: Samples | None = None
         self.w_gate = nn.Parameter(torch.zeros(channels, num_experts, device=device, dtype=dtype))
         self.w_noise = nn.Parameter(torch.zeros(channels, num_experts, device=device, dtype=dtype))
@@ -70,7 +74,8 @@ class NoisyTopKGate(nn.Module):
             features = features.to(dtype)
             clean = features @ self.w_gate.to(dtype)
             if not self.training:
-                return Routing(*top_k_gates(clean, self.top_k), None)
+                gates, indices = top_k_gates(clean, self.top_k)
+                return Routing(self._weights(clean, gates, indices), indices, None)
             noise_std = F.softplus(features @ self.w_noise.to(dtype)) + NOISE_FLOOR
             noisy = clean + self._noise(clean) * noise_std
             gates, indices = top_k_gates(noisy, self.top_k)
@@ -79,7 +84,11 @@ class NoisyTopKGate(nn.Module):
                 load = expected_load(clean, noisy, noise_std, self.top_k)
             else:  # every expert is always chosen
                 load = (dense > 0).to(dtype)
-            return Routing(gates, indices, balance_loss(self._by_image(dense), self._by_image(load)))
+            balance = balance_loss(self._by_image(dense), self._by_image(load))
+            return Routing(self._weights(noisy, gates, indices), indices, balance)
+
+    def _weights(self, logits: Tensor, gates: Tensor, indices: Tensor) -> Tensor:
+        return logits.softmax(dim=1).gather(1, indices) if self.full else gates
 
     def _noise(self, clean: Tensor) -> Tensor:
         if self.samples is None or self.samples.keys is None:
@@ -93,7 +102,34 @@ class NoisyTopKGate(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
-        return f"num_experts={self.num_experts}, top_k={self.top_k}"
+        return f"num_experts={self.num_experts}, top_k={self.top_k}, full={self.full}"
+
+
+class SoftGate(nn.Module):
+    """Weights of all experts, softmax(p W_gate), for features p of a sample or of a position; no noise.
+
+    W_gate starts at zero, so all experts start with the same weight. Computes in float32 at least.
+
+    Args:
+        channels: length of p.
+        num_experts: M.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_experts: int,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.w_gate = nn.Parameter(torch.zeros(channels, num_experts, device=device, dtype=dtype))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., channels) to (..., M), positive, summing to one."""
+        dtype = at_least_float32(self.w_gate.dtype)
+        with autocast_off(features.device.type):
+            return (features.to(dtype) @ self.w_gate.to(dtype)).softmax(dim=-1)
 
 
 def top_k_gates(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from convlora.adapters.base import Method, check_targets, register
 from convlora.adapters.conv_lora import check_map, check_scales
 from convlora.adapters.experts import MultiScaleExperts
 from convlora.adapters.inject import replace_module, target_linears
-from convlora.adapters.lora import check_low_rank, new_low_rank_pair, project, updated_linear
+from convlora.adapters.lora import check_low_rank, check_rank_fits, new_low_rank_pair, project, updated_linear
 
 
 @register
@@ -44,6 +44,7 @@ class ConvLoraMultiScale(Method):
         """Wrap each target; see `Method.install`."""
         parameters: list[nn.Parameter] = []
         for name, base in target_linears(encoder, self.targets):
+            check_rank_fits(self.rank, name, base)
             layer = MultiScaleLoRALinear(base, self.rank, self.alpha, self.scales)
             replace_module(encoder, name, layer)
             parameters += [layer.lora_A, layer.lora_B, *layer.experts.parameters()]

@@ -43,12 +43,17 @@ def merge_windows(windows: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; attention within windows, or over the whole map when `window_size` is 0."""
+    """Pre-norm transformer block; attention within windows, or over the whole map when `window_size` is 0.
+
+    Attributes:
+        map_size: (H, W) of the last map whose attention was computed: what `joined` puts windows back into.
+    """
 
     def __init__(self, spec: EncoderSpec, window_size: int) -> None:
         super().__init__()
         self.spec = spec
         self.window_size = window_size
+        self.map_size = (0, 0)
         self.norm1 = nn.LayerNorm(spec.embed_dim, eps=1e-6)
         self.attn = Attention(
             spec.embed_dim,
@@ -66,10 +71,16 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
     def _attend(self, x: Tensor) -> Tensor:
-        if self.window_size == 0:
-            return self.attn(x)
-        windows = partition_windows(x, self.window_size)
-        return merge_windows(self.attn(windows), (x.shape[1], x.shape[2]))
+        self.map_size = (x.shape[1], x.shape[2])
+        return self.joined(self.attn(self.cut(x)))
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Cut a map (B, H, W, C) into windows, zero-padded; in a global block, the map itself."""
+        return partition_windows(x, self.window_size) if self.window_size else x
+
+    def joined(self, windows: Tensor) -> Tensor:
+        """Put windows back into the map that was cut last, (B, H, W, C), without the padding."""
+        return merge_windows(windows, self.map_size) if self.window_size else windows
 
     def with_tokens(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward`, with tokens (B, n, C) beside the map (B, H, W, C); both are returned.
@@ -84,11 +95,11 @@ class Block(nn.Module):
     def _attend_with_tokens(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         if self.window_size == 0:
             return self.attn.with_tokens(x, tokens)
-        windows = partition_windows(x, self.window_size)
+        self.map_size = (x.shape[1], x.shape[2])
+        windows = self.cut(x)
         count = windows.shape[0] // x.shape[0]
         windows, copies = self.attn.with_tokens(windows, tokens.repeat_interleave(count, dim=0))
-        merged = merge_windows(windows, (x.shape[1], x.shape[2]))
-        return merged, copies.unflatten(0, (-1, count)).mean(dim=1)
+        return self.joined(windows), copies.unflatten(0, (-1, count)).mean(dim=1)
 
     def narrowed(self, dim: int, num_heads: int) -> "Block":
         """Make a new block of another width with this one's windows and relative positions."""
