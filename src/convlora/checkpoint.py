@@ -116,7 +116,7 @@ def _build(config: SegmenterConfig, backbone: str | None, folder: Path) -> Segme
     """The model as it was before training."""
     if config.backbone == UNET:
         return Unet(config)
-    loaded = _load_backbone(backbone or config.backbone, folder)
+    loaded = load_backbone(backbone or config.backbone, folder)
     if loaded.fingerprint != config.backbone_fingerprint:
         raise WeightsError(
             f"{folder} was trained on the backbone '{config.backbone}' with fingerprint "
@@ -146,8 +146,12 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     return read_config(folder).model_dump()
 
 
-def _load_backbone(source: str, folder: Path) -> LoadedSam:
-    """The backbone, where it was in training; a relative path also counts from the adapter's folder."""
+def load_backbone(source: str, folder: Path) -> LoadedSam:
+    """Load the backbone of an adapter folder; a relative path also counts from that folder.
+
+    Raises:
+        WeightsError: it cannot be loaded.
+    """
     beside = folder / source
     if source not in BACKBONES and not Path(source).exists() and beside.is_dir():
         source = str(beside)

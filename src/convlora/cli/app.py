@@ -87,6 +87,7 @@ for command, function in (
     ("methods", models.methods),
     ("backbones", models.backbones),
     ("info", models.info),
+    ("merge", models.merge),
     ("pretrain", models.pretrain),
 ):
     app.command(command)(_ends_in_a_message(function))

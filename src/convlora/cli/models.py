@@ -90,6 +90,21 @@ def info(
     print(json.dumps({"folder": str(folder), **read_adapter_config(folder)}, indent=2))
 
 
+def merge(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, adapter folder or hub id.")],
+    out: Annotated[Path, typer.Option(help="New folder for the merged model.")],
+    backbone: Annotated[
+        str | None, typer.Option(help="Where the backbone is now, if not where it was in training.")
+    ] = None,
+) -> None:
+    """Fold lora, ssf, bitfit or full into the backbone's weights, for prediction at no extra cost."""
+    from convlora.merging import BACKBONE, merge_run
+
+    merge_run(run, out, backbone)
+    print(f"Wrote {out}: decoder and head, with the merged SAM in {out / BACKBONE}.")
+    print(f"Next: convlora predict {out} IMAGE_OR_DIR --out masks")
+
+
 def pretrain(
     out: Annotated[Path, typer.Option(help="Run folder; a run that was cut off there goes on.")],
     minutes: Annotated[float, typer.Option(help="Training time.")] = 60.0,
