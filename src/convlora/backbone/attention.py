@@ -1,5 +1,7 @@
 """Multi-head self-attention with decomposed relative positions (MViTv2, Li et al. 2022; SAM's encoder)."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,6 +56,29 @@ class Attention(nn.Module):
         B, H, W, _ = x.shape
         out = self._attend(self.qkv(x).flatten(1, 2), H, W)
         return self.proj(out.reshape(B, H, W, -1))
+
+    def probabilities(self, x: Tensor, chunk: int = 256) -> Iterator[Tensor]:
+        """Attention of the map (B, H, W, C) on itself, some queries at a time, for analysis; not for speed.
+
+        Args:
+            x: input of `forward`.
+            chunk: queries at once: the whole of it, heads x N x N, is what `forward` never holds.
+
+        Yields:
+            (B, heads, at most `chunk`, H W) float32, rows that sum to one; queries in the order of rows.
+        """
+        B, H, W, _ = x.shape
+        qkv = self.qkv(x).float().flatten(1, 2)
+        q, k, _v = qkv.view(B, H * W, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        positions = self._position_logits(q, H, W) if self.use_rel_pos else None
+        for start in range(0, H * W, chunk):
+            part = slice(start, start + chunk)
+            logits = q[:, :, part] @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+            if positions is not None:
+                by_row, by_column = (p[:, :, part] for p in positions)
+                both = by_row[..., :, None] + by_column[..., None, :]
+                logits = logits + both.flatten(3)
+            yield logits.softmax(dim=-1)
 
     def with_tokens(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward`, with tokens beside the map that attend and are attended to; they have no position.

@@ -84,6 +84,7 @@ for command, function in (
     ("evaluate", runs.evaluate),
     ("predict", runs.predict),
     ("compare", compare.compare),
+    ("analyze", compare.analyze),
     ("methods", models.methods),
     ("backbones", models.backbones),
     ("info", models.info),

@@ -1,4 +1,4 @@
-"""Command `compare`: methods side by side on a user's data."""
+"""Commands that answer questions about methods: compare, analyze."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -76,6 +76,29 @@ def compare(
     print(f"Written: {out}/results.md, results.csv, results.json and pictures")
     if outcome.failures:
         raise typer.Exit(1)
+
+
+def analyze(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, adapter folder or hub id.")],
+    data: Data,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; default RUN/analysis.")] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    images: Annotated[int, typer.Option(min=2, help="At most so many images of a split.")] = 32,
+    palette: PaletteFile = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Where the backbone is now, if not where it was in training.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="By default a GPU if there is one.")] = None,
+) -> None:
+    """What tuning did to the encoder: chosen scales, attention distance, linear probe; pictures and text."""
+    from convlora.analysis.analyze import README
+    from convlora.analysis.analyze import analyze as run_analysis
+
+    place = out or Path(run) / "analysis"
+    run_analysis(
+        run, data, place, split=split, images=images, palette=palette, backbone=backbone, device=device
+    )
+    print(f"Written: {place}. Read {place / README} first.")
 
 
 def _print_tables(outcome: "Outcome") -> None:

@@ -1,0 +1,1 @@
+"""What tuning has done to the encoder: routing, attention distance, a linear probe of its features."""

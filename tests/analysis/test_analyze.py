@@ -1,0 +1,114 @@
+"""The whole analysis of small runs: what is written, what it says, and what is refused."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from convlora.adapters import trainable_parameters
+from convlora.analysis.analyze import analyze
+from convlora.analysis.routing import watch_routing
+from convlora.checkpoint import save_pretrained
+from convlora.data.images import read_image
+from convlora.errors import ConfigError
+from convlora.model import Segmenter, SegmenterConfig
+from convlora.unet import Unet
+
+CLASSES = ("background", "disc", "bar")
+
+
+def saved(backbone, folder, method="conv-lora", **options):
+    from convlora.adapters import build_method
+
+    model = Segmenter.from_backbone(str(backbone), CLASSES, build_method(method, options))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in trainable_parameters(model).values():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    save_pretrained(model.eval(), folder)
+    return model
+
+
+def test_conv_lora(command, small_backbone, three_class_data, tmp_path):
+    saved(small_backbone, tmp_path / "run" / "best")
+    code, text, _ = command("analyze", tmp_path / "run", three_class_data, "--images", "3")
+    assert code == 0
+    out = tmp_path / "run" / "analysis"
+    assert f"Read {out / 'README.md'} first" in text
+    found = json.loads((out / "analysis.json").read_text())
+    assert len(found["images"]) == 3
+    assert list(found["routing"]) == ["blocks.0.attn.qkv", "blocks.1.attn.qkv"]
+    for shares in found["routing"].values():
+        assert [sum(row) for row in shares] == pytest.approx([1.0] * 3)
+    assert all(max(row) == 1 for row in found["routing"]["blocks.1.attn.qkv"])  # global: one decision
+    windows = torch.tensor(found["routing"]["blocks.0.attn.qkv"]) * 4  # of 4 x 4 in a grid of 8 x 8
+    assert torch.equal(windows, windows.round())
+    for when in ("before", "after"):
+        assert [len(heads) for heads in found["distances"][when].values()] == [2, 2]
+        assert set(found["probes"][when]) == {"blocks", "embedding"}
+    assert found["distances"]["before"] != found["distances"]["after"]
+    assert found["windows"] == {"0": 32, "1": 0}
+    assert found["probes"]["before"]["blocks"]["mean_iou"] != found["probes"]["after"]["blocks"]["mean_iou"]
+    for name in ("routing.png", "attention.png", "probe.png"):
+        assert read_image(out / name).shape[1] > 500
+    readme = (out / "README.md").read_text()
+    for part in (
+        "Which scale",
+        "windows of 32 px",
+        "| embedding (neck) |",
+        "no evidence that",
+    ):
+        assert part in readme
+
+
+@pytest.mark.parametrize(
+    ("method", "says", "pictures"),
+    [
+        ("lora", "lora has no gate", {"attention.png", "probe.png"}),
+        ("vpt", "Not measured: vpt runs the blocks in its own way", {"probe.png"}),
+        ("lst", "lst has no gate", {"attention.png", "probe.png"}),
+        ("decoder-only", "decoder-only has no gate", {"attention.png", "probe.png"}),
+    ],
+)
+def test_other_methods(small_backbone, three_class_data, tmp_path, method, says, pictures):
+    saved(small_backbone, tmp_path / "best", method)
+    found = analyze(tmp_path, three_class_data, tmp_path / "out", images=2, say=lambda _: None)
+    assert says in (tmp_path / "out" / "README.md").read_text()
+    assert {p.name for p in (tmp_path / "out").glob("*.png")} == pictures
+    if method == "decoder-only":  # nothing has changed
+        assert found.distances["before"] == found.distances["after"]
+        assert found.probes["before"] == found.probes["after"]
+
+
+@pytest.mark.parametrize("routing", ["switch", "soft", "soft-pixel"])
+def test_shares_are_those_of_the_gate(small_backbone, tmp_path, routing):
+    model = saved(small_backbone, tmp_path / "best", routing=routing)
+    seen = {}
+    for name, layer in model.encoder.named_modules():
+        if name.endswith("gate"):
+            layer.register_forward_hook(lambda m, a, out, n=name: seen.setdefault(n, out))
+    with torch.no_grad(), watch_routing(model.encoder) as choices:
+        model.encoder(torch.randn(1, 3, 64, 64))
+    for name, shares in choices.stacked().items():
+        output = seen[f"{name}.gate"]
+        if routing == "switch":
+            counts = [int((output.indices == e).sum()) for e in range(8)]
+            expected = torch.tensor(counts) / output.indices.numel()
+        else:
+            expected = output.reshape(-1, 8).mean(0)
+        torch.testing.assert_close(shares[0], expected)
+        assert shares.std() > 0
+    model.encoder(torch.randn(1, 3, 64, 64))
+    assert all(len(rows) == 1 for rows in choices.shares.values())
+
+
+def test_what_is_refused(small_backbone, three_class_data, tmp_path, monkeypatch):
+    config = SegmenterConfig("unet", CLASSES, "full", head="per-class", image_size=64)
+    save_pretrained(Unet(config), tmp_path / "u")
+    with pytest.raises(ConfigError, match="holds a unet; only SAM's encoder can be analysed"):
+        analyze(tmp_path / "u", three_class_data, tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(Exception, match=r"pip install 'convlora\[analyze\]'"):
+        analyze(tmp_path / "u", three_class_data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
