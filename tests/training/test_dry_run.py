@@ -6,6 +6,8 @@ import sys
 import pytest
 import torch
 
+from convlora.adapters import methods
+from convlora.backbone.presets import BACKBONES
 from convlora.backbone.sam import Sam
 from convlora.cli import main
 from convlora.config import make_config
@@ -51,7 +53,7 @@ def kept_by_a_real_forward(config, images, dtype):
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("method", ["conv-lora", "lora", "decoder-only", "full"])
+@pytest.mark.parametrize("method", methods())
 def test_counted_bytes_are_those_that_a_real_step_keeps(method, dtype):
     config = segmenter_config(method, size=128)
     real = kept_by_a_real_forward(config, 2, dtype)
@@ -69,6 +71,15 @@ def test_counted_bytes_follow_batch_size_and_method():
     assert activations(size=256) > 3.5 * activations()
     assert activations(dtype=torch.bfloat16) < 0.9 * activations()
     assert activations("decoder-only") < 0.5 * activations("lora") < 0.5 * activations("full")
+
+
+def test_ladder_side_tuning_keeps_no_activations_of_the_frozen_encoder():
+    spec = BACKBONES["facebook/sam-vit-base"]
+    kept = {
+        method: simulate_step(spec, segmenter_config(method, size=256), 1, torch.bfloat16).activations
+        for method in ("lora", "lst", "decoder-only")
+    }
+    assert kept["decoder-only"] < kept["lst"] < kept["lora"] / 3
 
 
 def test_parameters_and_state():
