@@ -2,17 +2,23 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
 import convlora
 from convlora.comparison import cell as cell_module
+from convlora.comparison import launch
 from convlora.comparison.cell import run_cell
 from convlora.comparison.launch import one_by_one, read_result, run_task
 from convlora.data.images import read_image
 from convlora.errors import ConfigError
+from convlora.state_file import read_states
 
 STEPS = ["--max-steps", "2", "--image-size", "64", "--batch-size", "2", "--set", "previews=0"]
 
@@ -222,10 +228,10 @@ def test_a_child_process(call, tmp_path, binary_data, monkeypatch):
     assert sample.shape[:2] == read_image(binary_data / "test" / "images" / "test_00.png").shape[:2]
     environment = json.loads((task.folder / "run" / "environment.json").read_text())
     assert environment["command"][:2] == ["convlora", "train"]
-    monkeypatch.setattr("subprocess.call", lambda *_, **__: -9)
+    monkeypatch.setattr(launch, "_call", lambda *_: -9)
     task.folder.joinpath("result.json").unlink()
     assert run_task(task)["error"] == "killed by signal 9 (perhaps for want of memory)"
-    monkeypatch.setattr("subprocess.call", lambda *_, **__: 130)
+    monkeypatch.setattr(launch, "_call", lambda *_: 130)
     with pytest.raises(KeyboardInterrupt):
         run_task(task)
     content = json.loads((task.folder / "cell.json").read_text())
@@ -258,3 +264,24 @@ def test_from_python(in_process, binary_data, small_backbone, tmp_path):
     assert found["rows"][0]["label"] == "decoder-only"
     assert found["runs"][0]["scores"]["n_images"] == 4
     assert in_process == ["decoder-only-seed0"]
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(binary_data, small_backbone, tmp_path):
+    """As in a terminal: the signal reaches the whole group, and the child saves before it ends."""
+    out = tmp_path / "out"
+    arguments = ["compare", binary_data, "--out", out, "--backbone", small_backbone, "--methods", "lora"]
+    arguments += ["--seeds", "1", "--max-steps", "400", "--image-size", "64", "--set", "previews=0"]
+    command = [sys.executable, "-c", "from convlora.cli import main; main()", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
+    process = subprocess.Popen(command, **pipes)
+    log = out / "runs" / "lora-seed0" / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text().count("\n") > 2) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert (process.returncode, b"The same command goes on from here" in error) == (130, True), error
+    state = next(read_states(log.parent))
+    done = json.loads(state.header["progress"])["step"]
+    assert 2 < done < 400
+    assert not list((out / "runs" / "lora-seed0").glob("result.json"))

@@ -1,5 +1,6 @@
 """Commands that answer questions about methods: compare, analyze."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +72,11 @@ def compare(
     wanted = make_settings(
         methods, seeds, train_sizes, reference=reference, metrics=metrics, split=split, tune_lr=tune_lr
     )
-    outcome = run(asked.config(), wanted, choose_engine(ray))
+    try:
+        outcome = run(asked.config(), wanted, choose_engine(ray))
+    except KeyboardInterrupt:
+        print("The same command goes on from here.", file=sys.stderr)
+        raise
     _print_tables(outcome)
     print(f"Written: {out}/results.md, results.csv, results.json and pictures")
     if outcome.failures:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from convlora.comparison.cell import CELL, RESULT
 from convlora.comparison.entries import Cell, digest
@@ -68,7 +68,7 @@ def run_task(task: Task) -> dict[str, Any]:
     log = task.folder / LOG
     command = [sys.executable, "-m", "convlora.comparison.cell", str(task.folder)]
     with log.open("ab") as file:
-        code = subprocess.call(command, stdout=file, stderr=subprocess.STDOUT)
+        code = _call(command, file)
     result = read_result(task)
     if code == 130:
         raise KeyboardInterrupt
@@ -78,6 +78,16 @@ def run_task(task: Task) -> dict[str, Any]:
         result["log"] = str(log)
         write_text(task.folder / RESULT, json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _call(command: Sequence[str], log: IO[bytes]) -> int:
+    """Exit code of a child; it hears Ctrl-C as well, and is given the time to save."""
+    with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as child:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            child.wait()
+            raise
 
 
 def _holds_another(task: Task) -> bool:
