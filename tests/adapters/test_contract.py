@@ -58,6 +58,7 @@ CASES = [
     Case("conv-lora-multiscale", merges=False),
     Case("lora"),
     Case("lora", {"rank": 2, "alpha": 1, "targets": DEEP}),
+    Case("conv-lora", {"targets": ["qkv", "proj", "mlp"]}, merges=False),
     Case("bitfit", adds=False),
     Case("adapter", merges=False),
     Case("adapter", {"placement": "sequential", "width": 3}, merges=False),

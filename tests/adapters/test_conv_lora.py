@@ -143,6 +143,8 @@ def test_copy_does_not_share_the_side_loss():
         ({"targets": ()}, "targets must be a list of different layer names"),
         ({"targets": "attn.qkv"}, "targets must be a list of different layer names"),
         ({"targets": ("a", "a")}, "targets must be a list of different layer names"),
+        ({"targets": ("qkv", "attn.qkv")}, "targets must be a list of different layer names"),
+        ({"targets": ("mlp", "mlp.lin2")}, "or of qkv, proj and mlp, got ['mlp', 'mlp.lin2']"),
         ({"targets": (1,)}, "targets must be a list of different layer names"),
         ({"routing": "hard"}, "routing must be one of balance, switch, soft, soft-pixel, got 'hard'"),
         ({"routing": "soft", "top_k": 2}, "top_k must be left out with routing=soft, where all scales run"),

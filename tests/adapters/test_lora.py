@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from convlora.adapters import Lora
+from convlora.adapters import Lora, install
 from convlora.adapters.lora import LoRALinear
 from convlora.errors import ConfigError
 
@@ -106,3 +106,14 @@ def test_bad_options(options, message):
     with pytest.raises(ConfigError) as caught:
         Lora(**options)
     assert message in str(caught.value)
+
+
+def test_short_names_of_targets(make_encoder):
+    encoders = []
+    for targets in (("qkv", "proj", "mlp"), ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")):
+        torch.manual_seed(0)
+        encoder = make_encoder()
+        install(encoder, Lora(rank=2, targets=targets))
+        encoders.append(encoder)
+    assert list(encoders[0].state_dict()) == list(encoders[1].state_dict())
+    assert "blocks.1.mlp.lin2.lora_A" in encoders[0].state_dict()

@@ -285,8 +285,18 @@ def is_number(value: object, minimum: float = 0.0) -> bool:
     return number and math.isfinite(value) and value >= minimum  # type: ignore[operator,arg-type]
 
 
+#: Short names of targets.
+_SHORT = {"qkv": ("attn.qkv",), "proj": ("attn.proj",), "mlp": ("mlp.lin1", "mlp.lin2")}
+
+
+def full_targets(targets: Iterable[str]) -> list[str]:
+    """Exact names of layers; 'qkv', 'proj' and 'mlp' (both of its layers) may be written short."""
+    return [name for target in targets for name in _SHORT.get(target, (target,))]
+
+
 def check_targets(method: Method, targets: object) -> None:
-    """Raise a ConfigError unless `targets` is a non-empty tuple of different names."""
+    """Raise a ConfigError unless `targets` is a non-empty tuple of different names, short ones included."""
     valid = isinstance(targets, tuple) and all(isinstance(t, str) and t for t in targets)
-    valid = valid and 0 < len(cast(tuple[str, ...], targets)) == len(set(cast(tuple[str, ...], targets)))
-    check_option(method, "targets", valid, "a list of different layer names such as ['attn.qkv']")
+    full = full_targets(cast(tuple[str, ...], targets)) if valid else []
+    rule = "a list of different layer names such as ['attn.qkv'], or of qkv, proj and mlp"
+    check_option(method, "targets", 0 < len(full) == len(set(full)), rule)

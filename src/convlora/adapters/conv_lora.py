@@ -48,7 +48,8 @@ class ConvLora(Method):
         default=1, metadata={"help": "Experts per sample; from 2 on the task loss trains the router too."}
     )
     targets: tuple[str, ...] = dataclasses.field(
-        default=("attn.qkv",), metadata={"help": "Linear layers of every block to adapt, by exact name."}
+        default=("attn.qkv",),
+        metadata={"help": "Layers of every block: qkv, proj, mlp, or exact names."},
     )
     balance_weight: float = dataclasses.field(
         default=0.01, metadata={"help": "Weight of the loss that spreads the samples over the experts."}

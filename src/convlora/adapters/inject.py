@@ -14,6 +14,7 @@ from convlora.adapters.base import (
     Method,
     Samples,
     Unmergeable,
+    full_targets,
 )
 from convlora.errors import ConfigError, TargetError, WeightsError
 
@@ -76,13 +77,14 @@ def target_layers(
 
     Args:
         encoder: has `blocks`.
-        targets: exact names within a block, such as "attn.qkv"; every block must have each.
+        targets: exact names within a block, such as "attn.qkv", or short ones (`full_targets`); every block
+            must have each.
         also: kinds of layers that are allowed beside nn.Linear.
 
     Raises:
         TargetError: a target is not such a layer of every block; lists the names that are.
     """
-    found = []
+    found, targets = [], full_targets(targets)
     kinds: tuple[type[nn.Module], ...] = (nn.Linear, *also)
     for i, block in enumerate(blocks(encoder)):
         modules = dict(cast(nn.Module, block).named_modules())

@@ -37,7 +37,8 @@ class Lora(Method):
     rank: int = dataclasses.field(default=3, metadata={"help": "Rank of the update."})
     alpha: float = dataclasses.field(default=32.0, metadata={"help": "The update is scaled by alpha / rank."})
     targets: tuple[str, ...] = dataclasses.field(
-        default=("attn.qkv",), metadata={"help": "Linear layers of every block to adapt, by exact name."}
+        default=("attn.qkv",),
+        metadata={"help": "Layers of every block: qkv, proj, mlp, or exact names."},
     )
 
     def __post_init__(self) -> None:

@@ -32,7 +32,8 @@ class ConvLoraMultiScale(Method):
         default=(1, 2, 3, 4, 5, 6, 7, 8), metadata={"help": "Upsampling factor of each convolution."}
     )
     targets: tuple[str, ...] = dataclasses.field(
-        default=("attn.qkv",), metadata={"help": "Linear layers of every block to adapt, by exact name."}
+        default=("attn.qkv",),
+        metadata={"help": "Layers of every block: qkv, proj, mlp, or exact names."},
     )
 
     def __post_init__(self) -> None:
