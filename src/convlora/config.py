@@ -72,6 +72,9 @@ class RunConfig(BaseModel):
     micro_batch: int | None = Field(
         None, ge=1, description="Images in memory at once on each device; else 1 for SAM's sizes."
     )
+    checkpointing: bool = Field(
+        False, description="Compute the encoder's blocks again for the backward pass: less memory, more time."
+    )
     lr: float | None = Field(None, gt=0, le=1, description="Peak learning rate; else by the backbone's size.")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's decay; none on biases and norms.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")

@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from convlora.backbone.attention import Attention
 from convlora.backbone.common import LayerNorm2d, MLPBlock
@@ -47,6 +48,8 @@ class Block(nn.Module):
 
     Attributes:
         map_size: (H, W) of the last map whose attention was computed: what `joined` puts windows back into.
+        recompute: keep only the input for the backward pass, and compute the block again there (activation
+            checkpointing, Chen et al. 2016, arXiv 1604.06174): less memory for one more forward pass.
     """
 
     def __init__(self, spec: EncoderSpec, window_size: int) -> None:
@@ -54,6 +57,7 @@ class Block(nn.Module):
         self.spec = spec
         self.window_size = window_size
         self.map_size = (0, 0)
+        self.recompute = False
         self.norm1 = nn.LayerNorm(spec.embed_dim, eps=1e-6)
         self.attn = Attention(
             spec.embed_dim,
@@ -67,6 +71,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C)."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._run, x, use_reentrant=False)
+        return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
         x = x + self._attend(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -88,6 +97,11 @@ class Block(nn.Module):
         In a windowed block every window gets a copy of the tokens, and the copies are averaged over the
         windows of the image afterwards, as VPT does in Swin (Jia et al., ECCV 2022).
         """
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._run_with_tokens, x, tokens, use_reentrant=False)
+        return self._run_with_tokens(x, tokens)
+
+    def _run_with_tokens(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         attended, tokens_attended = self._attend_with_tokens(self.norm1(x), self.norm1(tokens))
         x, tokens = x + attended, tokens + tokens_attended
         return x + self.mlp(self.norm2(x)), tokens + self.mlp(self.norm2(tokens))
@@ -159,6 +173,12 @@ class ImageEncoder(nn.Module):
             for block in self.blocks:
                 x = block(x)
         return self.neck(x.permute(0, 3, 1, 2))
+
+    def set_recompute(self, recompute: bool) -> None:
+        """Let all blocks, those of a side path too, keep their inputs only; see `Block`."""
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.recompute = recompute
 
     def _check_size(self, image: Tensor) -> None:
         patch, (H, W) = self.spec.patch_size, image.shape[-2:]

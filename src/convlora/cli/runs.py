@@ -36,6 +36,10 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Start of all random numbers.")] = None,
     precision: Precision = None,
+    checkpointing: Annotated[
+        bool | None,
+        typer.Option("--checkpointing", help="Less memory, more time: compute blocks again backwards."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would happen, memory included; write nothing.")
@@ -79,6 +83,7 @@ def train(
         "lr": lr,
         "seed": seed,
         "precision": precision,
+        "checkpointing": checkpointing,
     }
     asked = combine(options, settings or [], record if resume else config)
     chosen = asked.config()

@@ -44,6 +44,7 @@ class DryRun:
     memory_mib: int
     free_mib: int
     step: StepMemory
+    checkpointing: bool = False
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -82,6 +83,8 @@ class DryRun:
             options.append(f"--micro-batch {self.plan.micro_batch // 2}")
         if self.precision == "fp32":
             options.append("--precision bf16")
+        if not self.checkpointing:
+            options.append("--checkpointing")
         options += [f"--image-size {self.image_size // 2}", "a smaller --backbone", "--method decoder-only"]
         return f"Try {', '.join(options[:-1])} or {options[-1]}."
 
@@ -111,7 +114,7 @@ def dry_run(config: RunConfig) -> DryRun:
     plan = make_plan(config, len(dataset.splits["train"]), spec.encoder.embed_dim, state.num_processes)
     held = psutil.Process().memory_info().rss
     trained, total = _count(spec, built)
-    step = simulate_step(spec, built, plan.micro_batch, dtype)
+    step = simulate_step(spec, built, plan.micro_batch, dtype, config.checkpointing)
     cached = bytes_kept(len(dataset.splits["train"]), built.image_size)
     peak = estimate_peak(step, state.device.type, held, cached)
     height, width = report.statistics.get("largest image", (0, 0))
@@ -130,6 +133,7 @@ def dry_run(config: RunConfig) -> DryRun:
         memory_mib=max(peak, native + held) // MIB,
         free_mib=free_bytes(state.device) // MIB,
         step=step,
+        checkpointing=config.checkpointing,
         warnings=[str(problem) for problem in report.warnings],
     )
 

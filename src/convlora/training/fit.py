@@ -243,12 +243,16 @@ def _build(config: RunConfig, dataset: DataSet) -> SegmentationModel:
     head = head if head == "binary" else config.multiclass_head
     resolve_loss(config.loss, head)
     if config.backbone == UNET:
+        if config.checkpointing:
+            raise ConfigError(
+                "checkpointing is for SAM's encoder; the backbone 'unet' has none. Leave it out."
+            )
         size = unet_size(config.image_size)
         built = SegmenterConfig(
             UNET, dataset.classes, name, options, head, image_size=size, resize=config.resize
         )
         return Unet.from_scratch(built, config.seed)
-    return Segmenter.from_backbone(
+    segmenter = Segmenter.from_backbone(
         load_sam(config.backbone),
         dataset.classes,
         build_method(name, options),
@@ -258,6 +262,8 @@ def _build(config: RunConfig, dataset: DataSet) -> SegmentationModel:
         resize=config.resize,
         seed=config.seed,
     )
+    segmenter.encoder.set_recompute(config.checkpointing)
+    return segmenter
 
 
 def _refuse_sharding() -> None:

@@ -48,7 +48,11 @@ class StepMemory:
 
 
 def simulate_step(
-    spec: SamSpec, config: SegmenterConfig, micro_batch: int, dtype: torch.dtype | None
+    spec: SamSpec,
+    config: SegmenterConfig,
+    micro_batch: int,
+    dtype: torch.dtype | None,
+    checkpointing: bool = False,
 ) -> StepMemory:
     """Count the bytes of a training step.
 
@@ -57,9 +61,11 @@ def simulate_step(
         config: method, classes, head and image size.
         micro_batch: images at once.
         dtype: of autocast; None is fp32.
+        checkpointing: whether the blocks are computed again for the backward pass.
     """
     with torch.device("meta"):
         model = Segmenter(Sam(spec), config).train()
+    model.encoder.set_recompute(checkpointing)
     with FakeTensorMode(), _LiveBytes() as live:
         _give_fake_parameters(model)
         parameters = live.now

@@ -29,8 +29,8 @@ def cannot_halve(images: int, processes: int, reason: str) -> ConfigError:
         )
     else:
         advice = (
-            "One image at once is the least. Use a smaller --image-size, --precision bf16, a smaller "
-            "--backbone, or --method decoder-only"
+            "One image at once is the least. Use --checkpointing, --precision bf16, a smaller --image-size, "
+            "a smaller --backbone, or --method decoder-only"
         )
     said = reason.strip().splitlines()[0][:200] if reason.strip() else "no memory"
     return ConfigError(
