@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 STEPS ?= 240
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint clean
 
 quickstart: .venv/sample
 	rm -rf quickstart
