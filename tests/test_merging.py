@@ -1,17 +1,19 @@
 """Merged models predict what the adapters predict; methods that cannot be merged are refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from transformers import SamModel
 
 from convlora.adapters import trainable_parameters
 from convlora.backbone.weights import load_sam
 from convlora.checkpoint import find_adapter, from_pretrained, save_pretrained
 from convlora.data.images import read_image
-from convlora.errors import ConfigError, WeightsError
+from convlora.errors import ConfigError, DataError, WeightsError
 from convlora.inference.predictor import Predictor
 from convlora.merging import merge_run
 from convlora.model import Segmenter, SegmenterConfig
@@ -67,16 +69,26 @@ def test_the_backbone_is_a_sam_for_other_tools(small_backbone, tmp_path):
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("conv-lora", r"attn.qkv \(ConvLoRALinear\) cannot be merged: its update depends on the input"),
-        ("adapter", "cannot be merged: its update depends on the input"),
-        ("lst", "cannot be merged"),
-        ("vpt", "cannot be merged"),
-        ("sam-adapter", "cannot be merged"),
+        (
+            "conv-lora",
+            r"was trained with conv-lora, which no plain SAM equals\. blocks\.0\.attn\.qkv \(ConvLoRALinear"
+            r"\) cannot be merged: its update depends on the input \(routing and GELU\), so no fixed weight "
+            r"equals it\. Keep the adapter beside the backbone\. Every command takes it as it is\.",
+        ),
+        (
+            "conv-lora-multiscale",
+            "trained with conv-lora-multiscale, .* cannot be merged: its update depends on",
+        ),
+        ("adapter", "trained with adapter, .* cannot be merged: its update depends on the input"),
+        ("lst", "trained with lst, .* cannot be merged: its update depends on the input"),
+        ("vpt", "trained with vpt, .* cannot be merged: its update depends on the input"),
+        ("sam-adapter", "trained with sam-adapter, .* cannot be merged: its update depends on the input"),
         ("decoder-only", "which leaves the encoder as it is: there is nothing to merge"),
     ],
 )
-def test_methods_that_cannot_be_merged(small_backbone, tmp_path, method, message):
+def test_methods_that_cannot_be_merged(small_backbone, tmp_path, method, message, monkeypatch):
     source = save(small_backbone, tmp_path / "adapter", method)
+    monkeypatch.delattr(Segmenter, "forward")  # before anything is computed, which takes a minute at ViT-H
     with pytest.raises(ConfigError, match=message):
         merge_run(source, tmp_path / "merged")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter"]
@@ -86,6 +98,67 @@ def test_a_unet_has_nothing_to_merge(tmp_path):
     save_pretrained(Unet(SegmenterConfig("unet", ("no", "yes"), "full", image_size=64)), tmp_path / "best")
     with pytest.raises(ConfigError, match="holds a unet, which has no method to merge"):
         merge_run(tmp_path, tmp_path / "merged")
+
+
+def test_the_backbone_beside_comes_before_one_of_that_name_elsewhere(
+    small_backbone, tmp_path, monkeypatch, command, binary_data
+):
+    out = merge_run(save(small_backbone, tmp_path / "adapter", "lora"), tmp_path / "merged")
+    (tmp_path / "work" / "backbone").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    assert from_pretrained(out).config.method == "decoder-only"
+    with pytest.raises(WeightsError, match=r"(?s)backbone holds no config\.json.*say where with --backbone"):
+        from_pretrained(out, backbone="backbone")  # what the user says is taken as it is
+
+
+def test_from_the_hub_with_its_backbone(small_backbone, tmp_path, monkeypatch):
+    out = merge_run(save(small_backbone, tmp_path / "adapter", "ssf"), tmp_path / "merged")
+    (out / "big.bin").write_text("what is not needed")
+
+    def snapshot(name, allow_patterns):
+        assert name == "someone/merged"
+        names = [str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()]
+        for file in filter_repo_objects(names, allow_patterns=allow_patterns):
+            (tmp_path / "cache" / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(out / file, tmp_path / "cache" / file)
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        one, two = from_pretrained("someone/merged")(image), from_pretrained(out)(image)
+    assert torch.equal(one.mask_logits, two.mask_logits)
+    assert not (tmp_path / "cache" / "big.bin").exists()
+
+
+def test_training_images_stay_known(command, small_backbone, binary_data, tmp_path):
+    """The merged model of a run refuses to be scored on the images that the run was trained on."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    for kind in ("images", "masks"):
+        (data / kind).mkdir(parents=True)
+        for split in ("train", "val", "test"):
+            for file in (binary_data / split / kind).iterdir():
+                (data / kind / file.name).write_bytes(file.read_bytes())
+    code, _, error = command(
+        *("train", data, "--out", run, "--backbone", small_backbone, "--method", "bitfit"),
+        *("--max-steps", 1, "--image-size", 64, "--batch-size", 2),
+    )
+    assert code == 0, error
+    out = merge_run(run, tmp_path / "merged")
+    assert (out / "split.json").read_bytes() == (run / "split.json").read_bytes()
+    trained = sorted(json.loads((run / "split.json").read_text())["train"])[0]
+    (tmp_path / "new" / "test" / "images").mkdir(parents=True)
+    (tmp_path / "new" / "test" / "masks").mkdir()
+    for kind in ("images", "masks"):
+        moved = tmp_path / "new" / "test" / kind / "other.png"
+        moved.write_bytes((data / kind / f"{trained}.png").read_bytes())
+    for model in (run, out):
+        code, _, error = command("evaluate", model, tmp_path / "new")
+        assert (code, "[trained-on] test: 1 images" in error) == (2, True), error
+    (run / "split.json").write_text("{")
+    with pytest.raises(DataError, match=r"split\.json is damaged"):
+        merge_run(run, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 def test_rounding_is_told_from_errors(small_backbone, tmp_path, monkeypatch):

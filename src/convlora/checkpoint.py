@@ -29,6 +29,9 @@ from convlora.output import find_folder, replace_folder, to_disk
 from convlora.unet import UNET, Unet
 from convlora.weight_files import file_digest
 
+#: Folder of an adapter folder that holds its own backbone, where a method was merged into it.
+MERGED = "backbone"
+
 
 def save_pretrained(
     segmenter: SegmentationModel, folder: Path, metadata: Mapping[str, Any] | None = None
@@ -116,7 +119,7 @@ def _build(config: SegmenterConfig, backbone: str | None, folder: Path) -> Segme
     """The model as it was before training."""
     if config.backbone == UNET:
         return Unet(config)
-    loaded = load_backbone(backbone or config.backbone, folder)
+    loaded = load_backbone(config.backbone, folder, backbone)
     if loaded.fingerprint != config.backbone_fingerprint:
         raise WeightsError(
             f"{folder} was trained on the backbone '{config.backbone}' with fingerprint "
@@ -146,15 +149,20 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     return read_config(folder).model_dump()
 
 
-def load_backbone(source: str, folder: Path) -> LoadedSam:
-    """Load the backbone of an adapter folder; a relative path also counts from that folder.
+def load_backbone(recorded: str, folder: Path, given: str | None = None) -> LoadedSam:
+    """Load the backbone of an adapter folder.
+
+    Args:
+        recorded: what adapter_config.json says; a folder of this name in the adapter folder comes first.
+        folder: adapter folder.
+        given: what the user says instead, if anything.
 
     Raises:
         WeightsError: it cannot be loaded.
     """
-    beside = folder / source
-    if source not in BACKBONES and not Path(source).exists() and beside.is_dir():
-        source = str(beside)
+    source = given or recorded
+    if given is None and recorded not in BACKBONES and (folder / recorded).is_dir():
+        source = str(folder / recorded)
     try:
         return load_sam(source)
     except WeightsError as error:
@@ -177,7 +185,7 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, TENSORS, CARD]))
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, TENSORS, CARD, f"{MERGED}/*"]))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(

@@ -6,21 +6,23 @@ from pathlib import Path
 
 import torch
 
-from convlora.adapters import merge, trainable_parameters
+from convlora.adapters import check_mergeable, merge, trainable_parameters
 from convlora.backbone.sam import Sam
 from convlora.backbone.weights import fingerprint, save_sam
 from convlora.checkpoint import (
+    MERGED,
     find_adapter,
     from_pretrained,
     load_backbone,
     read_adapter_config,
     save_pretrained,
 )
+from convlora.data.splits import FILE as RECORD
+from convlora.data.splits import read_record
 from convlora.errors import ConfigError, WeightsError
 from convlora.model import SegmentationModel, Segmenter
 from convlora.output import check_folder, replace_folder
 
-BACKBONE = "backbone"
 _TOLERANCE = 1e-2  # of the largest logit: float32 rounding through 32 blocks stays far below
 
 
@@ -28,8 +30,9 @@ def merge_run(source: str | Path, out: Path, backbone: str | None = None) -> Pat
     """Write a merged model.
 
     `out` becomes an adapter folder of the method 'decoder-only' (decoder and head), with the merged SAM in
-    `out/backbone` under transformers' names. It predicts what the source predicts, without the method's
-    cost, and the backbone can be loaded by other tools. What was written is read back and compared.
+    `out/backbone` under transformers' names and the run's split.json. It predicts what the source predicts,
+    without the method's cost, and the backbone can be loaded by other tools. What was written is read back
+    and compared.
 
     Args:
         source: run folder, adapter folder or hub id.
@@ -41,13 +44,14 @@ def merge_run(source: str | Path, out: Path, backbone: str | None = None) -> Pat
 
     Raises:
         ConfigError: the method cannot be merged, there is nothing to merge, or `out` is not a new folder.
+        DataError: the run's split.json is damaged.
         WeightsError: the model cannot be loaded, or the merged one cannot be written or differs.
     """
     check_folder(out, "--out")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"--out {out} holds files already. Give a new folder.")
     folder = find_adapter(source)
-    model = _sam_only(from_pretrained(folder, backbone), folder)
+    model = _mergeable(from_pretrained(folder, backbone), folder)
     size = model.config.image_size
     image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -55,7 +59,7 @@ def merge_run(source: str | Path, out: Path, backbone: str | None = None) -> Pat
     merge(model.encoder)
     part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    sam = load_backbone(backbone or model.config.backbone, folder).sam
+    sam = load_backbone(model.config.backbone, folder, backbone).sam
     try:
         _write(model, sam, part, folder)
         with torch.no_grad():
@@ -70,7 +74,7 @@ def merge_run(source: str | Path, out: Path, backbone: str | None = None) -> Pat
     return out
 
 
-def _sam_only(model: SegmentationModel, folder: Path) -> Segmenter:
+def _mergeable(model: SegmentationModel, folder: Path) -> Segmenter:
     if not isinstance(model, Segmenter):
         raise ConfigError(f"{folder} holds a {model.config.backbone}, which has no method to merge.")
     if not model.method.trains_encoder:
@@ -78,6 +82,13 @@ def _sam_only(model: SegmentationModel, folder: Path) -> Segmenter:
             f"{folder} was trained with {model.config.method}, which leaves the encoder as it is: there is "
             "nothing to merge. Use it as it is, with its backbone."
         )
+    try:
+        check_mergeable(model.encoder)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{folder} was trained with {model.config.method}, which no plain SAM equals. {error} Every "
+            "command takes it as it is."
+        ) from error
     return model
 
 
@@ -85,12 +96,12 @@ def _write(model: Segmenter, sam: Sam, part: Path, folder: Path) -> None:
     sam.image_encoder.load_state_dict(model.encoder.state_dict())
     config = dataclasses.replace(
         model.config,
-        backbone=BACKBONE,
+        backbone=MERGED,
         backbone_fingerprint=fingerprint(sam.state_dict()),
         method="decoder-only",
         method_options={},
     )
-    save_sam(sam, part / BACKBONE)  # before the decoder gets this head's tokens
+    save_sam(sam, part / MERGED)  # before the decoder gets this head's tokens
     plain = Segmenter(sam, config)
     trained = trainable_parameters(plain)
     with torch.no_grad():
@@ -103,6 +114,9 @@ def _write(model: Segmenter, sam: Sam, part: Path, folder: Path) -> None:
     for file in (part / "adapter").iterdir():
         file.rename(part / file.name)
     (part / "adapter").rmdir()
+    record = read_record(folder)
+    if record is not None:  # so that `evaluate` knows the training images
+        shutil.copyfile(record.file, part / RECORD)
 
 
 def _compare(wanted: torch.Tensor, got: torch.Tensor, method: str) -> None:

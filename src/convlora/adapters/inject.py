@@ -199,20 +199,28 @@ def load_adapter_state_dict(encoder: nn.Module, state: Mapping[str, Tensor]) -> 
         parameter.copy_(state[name])
 
 
+def check_mergeable(encoder: nn.Module) -> None:
+    """Check that `merge` is possible.
+
+    Raises:
+        ConfigError: a layer cannot be folded; says which and why.
+    """
+    for name, layer in encoder.named_modules():
+        if isinstance(layer, Unmergeable):
+            raise ConfigError(
+                f"{name} ({type(layer).__name__}) cannot be merged: {layer.unmergeable_because}. "
+                "Keep the adapter beside the backbone."
+            )
+
+
 def merge(encoder: nn.Module) -> None:
     """Fold every update into its plain layer, in place; merging again changes nothing. The result is frozen.
 
     Raises:
         ConfigError: a layer cannot be folded; nothing has been changed then.
     """
-    layers = list(encoder.named_modules())
-    for name, layer in layers:
-        if isinstance(layer, Unmergeable):
-            raise ConfigError(
-                f"{name} ({type(layer).__name__}) cannot be merged: {layer.unmergeable_because}. "
-                "Keep the adapter beside the backbone."
-            )
-    for name, layer in layers:
+    check_mergeable(encoder)
+    for name, layer in list(encoder.named_modules()):
         if isinstance(layer, Mergeable):
             replace_module(encoder, name, layer.merged().requires_grad_(False).train(encoder.training))
 

@@ -69,7 +69,7 @@ def analyze(
     dataset = _dataset(run, data, list(model.config.classes), split, palette)
     look = _Look(dataset, split, images, model, choose_device(device))
     found = Analysis(model.config.method, list(dataset.classes), [pair.stem for pair in look.pairs(split)])
-    before = load_backbone(backbone or model.config.backbone, folder).sam.image_encoder.eval()
+    before = load_backbone(model.config.backbone, folder, backbone).sam.image_encoder.eval()
     look.windows_of(before, found)
     if routed_layers(model.encoder):
         say("routing")

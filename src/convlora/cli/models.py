@@ -98,10 +98,11 @@ def merge(
     ] = None,
 ) -> None:
     """Fold lora, ssf, bitfit or full into the backbone's weights, for prediction at no extra cost."""
-    from convlora.merging import BACKBONE, merge_run
+    from convlora.checkpoint import MERGED
+    from convlora.merging import merge_run
 
     merge_run(run, out, backbone)
-    print(f"Wrote {out}: decoder and head, with the merged SAM in {out / BACKBONE}.")
+    print(f"Wrote {out}: decoder and head, with the merged SAM in {out / MERGED}.")
     print(f"Next: convlora predict {out} IMAGE_OR_DIR --out masks")
 
 
