@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from convlora.adapters import trainable_parameters
+from convlora.adapters import ConvLora, Vpt, methods, trainable_parameters
 from convlora.backbone.initialise import random_sam
 from convlora.backbone.weights import save_sam
 from convlora.checkpoint import CARD, CONFIG, TENSORS, find_adapter, from_pretrained, save_pretrained
@@ -35,8 +35,17 @@ def folder(small_backbone, tmp_path):
     return tmp_path / "best"
 
 
-@pytest.mark.parametrize("method", ["conv-lora", "lora", "decoder-only", "full"])
-@pytest.mark.parametrize("head", ["per-class", "mask-classification"])
+@pytest.mark.parametrize(
+    ("method", "head"),
+    [
+        *((method, "per-class") for method in methods()),
+        *((method, "mask-classification") for method in ("conv-lora", "decoder-only")),
+        (ConvLora(routing="soft", scope="image"), "per-class"),
+        (ConvLora(routing="switch", top_k=2), "per-class"),
+        (Vpt(deep=False), "per-class"),
+    ],
+    ids=str,
+)
 def test_comes_back_the_same_under_another_seed(small_backbone, tmp_path, method, head):
     model = trained(small_backbone, method=method, head=head)
     save_pretrained(model, tmp_path / "adapter")

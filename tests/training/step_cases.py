@@ -2,6 +2,7 @@
 
 import torch
 
+from convlora.adapters import ConvLora, build_method, methods, trainable_parameters
 from convlora.model import Segmenter
 from convlora.training.loop import Loop
 from convlora.training.plan import Plan
@@ -11,6 +12,24 @@ CASES = {
     "per-class": {"classes": 3, "head": "per-class", "loss": "default"},
     "mask-classification": {"classes": 3, "head": "mask-classification", "loss": "default"},
 }
+
+
+#: Methods, each with the default loss of the binary head.
+METHODS = {
+    **{name: build_method(name) for name in methods() if name != "conv-lora"},
+    "switch": ConvLora(routing="switch", top_k=2, scope="image", scales=(1, 2, 3)),
+    "soft-pixel": ConvLora(routing="soft-pixel", scales=(1, 2)),
+}
+
+
+def adapted(backbone, name):
+    """A model with one of METHODS whose trained parameters have all moved."""
+    model = Segmenter.from_backbone(str(backbone), ("class 0", "class 1"), METHODS[name])
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in trainable_parameters(model).values():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model.train()
 
 
 def segmenter(backbone, case):

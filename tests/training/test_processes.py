@@ -11,8 +11,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from step_cases import CASES, batches, gradients, segmenter
+from step_cases import CASES, METHODS, adapted, batches, gradients, segmenter
 
+from convlora.adapters import trainable_parameters
 from convlora.config import make_config
 from convlora.data.check import check_dataset
 from convlora.errors import ConfigError
@@ -177,6 +178,25 @@ def test_gradients_of_two_processes_are_those_of_one_batch(name, scenes, small_b
     labelled = {experts[i] for i in (0, 1, 3)}  # the image between them is ignored
     for expert, gradient in enumerate(two["encoder.blocks.1.attn.qkv.experts.weight"]):
         assert bool(gradient.any()) == (expert in labelled)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_of_each_method_are_those_of_one_batch(name, scenes, small_backbone):
+    AcceleratorState._reset_state()
+    model = adapted(small_backbone, name)
+    two = load_file(scenes / f"method {name}.safetensors")
+    whole = {
+        key: torch.cat([batch[key] for batch in batches(CASES["binary"])]) for key in ("image", "mask", "key")
+    }
+    loss = gradients(Accelerator(cpu=True), model, make_objective(model, "default"), [whole], processes=1)
+    torch.testing.assert_close(two.pop("loss"), loss)
+    assert two.keys() == trainable_parameters(model).keys()
+    for key, parameter in trainable_parameters(model).items():
+        # float32 sums over images and 4096 pixels in another order
+        torch.testing.assert_close(
+            two[key], parameter.grad, rtol=1e-3, atol=1e-5, msg=lambda m, n=key: f"{n}: {m}"
+        )
+        assert two[key].any() or key.endswith("k_proj.bias"), key
 
 
 @pytest.mark.parametrize("count", [3, 1])

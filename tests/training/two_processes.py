@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
-from step_cases import CASES, batches, gradients, segmenter
+from step_cases import CASES, METHODS, adapted, batches, gradients, segmenter
 
+from convlora.adapters import trainable_parameters
 from convlora.config import make_config
 from convlora.data.check import check_dataset
 from convlora.errors import ConvLoraError
@@ -44,6 +45,20 @@ def gradients_of_a_step(folder, backbone):
         state["loss"] = loss
         if accelerator.is_main_process:
             save_file({k: v.contiguous() for k, v in state.items()}, folder / f"{name}.safetensors")
+
+
+def gradients_of_each_method(folder, backbone):
+    """As above for the other methods: every trained parameter must get a gradient in every process."""
+    case = CASES["binary"]
+    for name in METHODS:
+        accelerator = Accelerator(cpu=True)
+        model = adapted(backbone, name)
+        wrapped = accelerator.prepare(model)
+        mine = batches(case)[2 * accelerator.process_index :][:2]
+        loss = gradients(accelerator, wrapped, make_objective(model, "default"), mine, processes=2)
+        state = {key: p.grad.contiguous() for key, p in trainable_parameters(model).items()}
+        if accelerator.is_main_process:
+            save_file({**state, "loss": loss}, folder / f"method {name}.safetensors")
 
 
 def validate(folder, backbone, data):
@@ -98,6 +113,7 @@ def main():
     folder, backbone, binary, three = map(Path, sys.argv[1:])
     Accelerator.end_training = lambda self: None  # the next scene needs the processes connected
     gradients_of_a_step(folder, backbone)
+    gradients_of_each_method(folder, backbone)
     validate(folder, backbone, three)
     interrupted(folder, backbone, binary)
     disagree(folder, binary, three)
