@@ -74,6 +74,19 @@ def test_outputs_and_gradients(small_backbone, classes, head, masks, shape):
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
 
 
+def test_no_gradient_passes_the_encoder_without_need(small_backbone):
+    """decoder-only has no graph there; LST's ends at its own network, also where the blocks take one."""
+    image = torch.randn(1, 3, 64, 64)
+    assert not build(small_backbone, method="decoder-only").train().encoder(image).requires_grad
+    for method, reached in (("lst", False), ("sam-adapter", True)):
+        model = build(small_backbone, method=method).train()
+        torch.nn.init.normal_(model.encoder.side_path.up.weight)
+        model.encoder.blocks.requires_grad_(True)
+        model(image).mask_logits.sum().backward()
+        assert any(p.grad is not None for p in model.encoder.blocks.parameters()) == reached
+        assert all(p.grad is not None for p in model.encoder.side_path.parameters())
+
+
 def test_balance_loss_only_in_training(small_backbone):
     model = build(small_backbone)
     model.train()(torch.randn(2, 3, 64, 64))

@@ -148,6 +148,10 @@ def test_copy_does_not_share_the_side_loss():
         ({"targets": (1,)}, "targets must be a list of different layer names"),
         ({"routing": "hard"}, "routing must be one of balance, switch, soft, soft-pixel, got 'hard'"),
         ({"routing": "soft", "top_k": 2}, "top_k must be left out with routing=soft, where all scales run"),
+        (
+            {"routing": "soft-pixel", "balance_weight": 0.1},
+            "balance_weight must be left out with routing=soft-pixel, which has no balance loss, got 0.1",
+        ),
         ({"scope": "map"}, "scope must be one of window, image, got 'map'"),
         ({"balance_weight": -1.0}, "balance_weight must be a number of at least 0"),
         ({"balance_weight": "0.01"}, "balance_weight must be a number of at least 0, got '0.01'"),

@@ -1,5 +1,8 @@
 """Trained parameters of every method on the real SAM sizes, counted by hand; no memory is taken."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from convlora.adapters import methods
@@ -71,6 +74,16 @@ BY_HAND = {
 def test_count(method, size):
     counted = count_on_preset(f"facebook/sam-vit-{size}", method).trainable
     assert counted == DECODER + BY_HAND[method](*SIZES[size])
+
+
+def test_readme_counts_every_method():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    listed = {
+        name: (int(count.replace(",", "")), float(share))
+        for name, count, share in re.findall(r"^\| `([a-z-]+)` \| ([\d,]+) \(([\d.]+) %\) \|", readme, re.M)
+    }
+    counted = {name: count_on_preset("facebook/sam-vit-huge", name) for name in methods()}
+    assert listed == {name: (c.trainable, round(100 * c.share, 2)) for name, c in counted.items()}
 
 
 def test_vit_h_is_as_large_as_in_the_paper():

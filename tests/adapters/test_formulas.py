@@ -232,6 +232,10 @@ def test_lst_sends_no_gradient_into_the_blocks(make_encoder, image):
         (lambda: Adapter(width=0), "adapter: width must be an integer of at least 1, got 0"),
         (lambda: Adapter(placement="before"), "placement must be 'parallel' or 'sequential', got 'before'"),
         (lambda: Adapter(scale=0), "scale must be a number above 0, got 0"),
+        (
+            lambda: Adapter(placement="sequential", scale=0.5),
+            "scale must be left out with placement=sequential, which has no such factor, got 0.5",
+        ),
         (lambda: SamAdapter(reduction=0), "reduction must be an integer of at least 1"),
         (lambda: SamAdapter(rate=1.0), "rate must be a number from 0 up to, not including, 1, got 1.0"),
         (lambda: Vpt(tokens=0), "tokens must be an integer of at least 1"),

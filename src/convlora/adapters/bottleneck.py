@@ -50,13 +50,16 @@ class Adapter(Method):
         default="parallel", metadata={"help": "parallel (AdaptFormer) or sequential (Houlsby)."}
     )
     scale: float = dataclasses.field(
-        default=0.1, metadata={"help": "Factor of the parallel bottleneck's output; sequential has none."}
+        default=0.1,
+        metadata={"help": "Factor of the parallel bottleneck's output; left out with sequential."},
     )
 
     def __post_init__(self) -> None:
         check_option(self, "width", is_int(self.width, 1), "an integer of at least 1")
         check_option(self, "placement", self.placement in _PLACES, "'parallel' or 'sequential'")
         check_option(self, "scale", is_number(self.scale) and self.scale != 0, "a number above 0")
+        scales = self.placement == "parallel" or self.scale == Adapter.scale
+        check_option(self, "scale", scales, "left out with placement=sequential, which has no such factor")
 
     def install(self, encoder: nn.Module) -> list[nn.Parameter]:
         """Wrap the MLP, or attention and MLP, of every block; see `Method.install`."""

@@ -72,6 +72,9 @@ class ConvLora(Method):
         check_option(self, "top_k", top_k, f"an integer from 1 to the number of scales, {len(self.scales)}")
         check_targets(self, self.targets)
         check_option(self, "balance_weight", is_number(self.balance_weight), "a number of at least 0")
+        balances = self.routing not in _SOFT or self.balance_weight == ConvLora.balance_weight
+        unused = f"left out with routing={self.routing}, which has no balance loss"
+        check_option(self, "balance_weight", balances, unused)
         check_option(self, "routing", self.routing in ROUTINGS, f"one of {', '.join(ROUTINGS)}")
         alone = self.routing not in _SOFT or self.top_k == 1
         check_option(self, "top_k", alone, f"left out with routing={self.routing}, where all scales run")
