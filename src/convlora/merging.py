@@ -23,7 +23,7 @@ from convlora.errors import ConfigError, WeightsError
 from convlora.model import SegmentationModel, Segmenter
 from convlora.output import check_folder, replace_folder
 
-_TOLERANCE = 1e-2  # of the largest logit: float32 rounding through 32 blocks stays far below
+_TOLERANCE = 1e-3  # of the largest logit; float32 rounding is 3e-6 at ViT-H (benchmarks/merge_rounding.py)
 
 
 def merge_run(source: str | Path, out: Path, backbone: str | None = None) -> Path:

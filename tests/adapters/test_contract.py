@@ -48,11 +48,15 @@ CASES = [
         merges=False,
     ),
     Case("conv-lora", {"scales": [4, 2]}, merges=False),
-    *(Case("conv-lora", {"routing": r}, merges=False) for r in ("switch", "soft", "soft-pixel")),
+    Case("conv-lora", {"routing": "switch", "top_k": 2}, merges=False),
+    *(
+        Case("conv-lora", {"routing": r, "scales": [1, 4, 3]}, merges=False)
+        for r in ("switch", "soft", "soft-pixel")
+    ),
     Case("conv-lora", {"scope": "image"}, merges=False),
     Case(
         "conv-lora",
-        {"scope": "image", "routing": "soft-pixel", "targets": ["attn.qkv", "mlp.lin1"]},
+        {"scope": "image", "routing": "soft-pixel", "scales": [2, 3], "targets": ["attn.qkv", "mlp.lin1"]},
         merges=False,
     ),
     Case("conv-lora-multiscale", merges=False),
