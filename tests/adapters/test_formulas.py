@@ -7,7 +7,19 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from convlora.adapters import Adapter, BitFit, Lora, Lst, SamAdapter, Ssf, Vpt, install, merge
+from convlora.adapters import (
+    Adapter,
+    BitFit,
+    Lora,
+    Lst,
+    SamAdapter,
+    Ssf,
+    Vpt,
+    auxiliary_loss,
+    build_method,
+    install,
+    merge,
+)
 from convlora.adapters.inject import set_side_path, trainable_parameters
 from convlora.adapters.sam_adapter import high_frequencies
 from convlora.errors import ConfigError, TargetError
@@ -119,6 +131,28 @@ def test_ssf_merges_into_a_layer_without_bias():
     merge(encoder)
     torch.testing.assert_close(encoder(image), expected, rtol=1e-5, atol=1e-6)
     assert encoder.blocks[0]["lin"].bias is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {"alpha": 5.0}) for name in ("lora", "conv-lora", "conv-lora-multiscale")),
+        *((name, {"scales": (1, 2, 3, 4, 5, 6, 7, 9)}) for name in ("conv-lora", "conv-lora-multiscale")),
+        *(("conv-lora", {k: v}) for k, v in (("top_k", 2), ("routing", "switch"), ("scope", "image"))),
+        ("conv-lora", {"balance_weight": 0.5}),
+        ("adapter", {"scale": 0.5}),
+        ("sam-adapter", {"rate": 0.5}),
+    ],
+    ids=str,
+)
+def test_options_that_change_no_shape_reach_the_layers(adapted, image, name, options):
+    results = []
+    for given in ({}, options):
+        torch.manual_seed(0)
+        encoder, _ = adapted(build_method(name, given))
+        out, side = encoder(image).square().mean(), auxiliary_loss(encoder)
+        results.append(out if side is None else out + side)
+    assert abs(results[0] - results[1]) > 1e-6 * abs(results[0])
 
 
 def test_bitfit_trains_biases_alone(adapted):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from convlora.adapters import ConvLora, auxiliary_loss, install, trainable_parameters
 from convlora.adapters.conv_lora import ConvLoRALinear
+from convlora.adapters.multi_scale import MultiScaleLoRALinear
 from convlora.backbone.image_encoder import ImageEncoder
 from convlora.backbone.presets import EncoderSpec
 
@@ -90,6 +91,24 @@ def test_layer_is_the_formula(routing, top_k, training):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
         assert want.abs().max() > 1e-4, name
     assert (layer.aux_loss is None) == (not training or routing != "switch")
+
+
+def test_all_scales_summed_is_the_formula():
+    layer = MultiScaleLoRALinear(nn.Linear(6, 10, dtype=torch.float64), 2, 7.0, SCALES)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(4, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    out, expected = layer(x), slow_layer(layer, x, lambda z, b: z.new_ones(*z.shape[:2], len(SCALES)))
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)  # float64 rounding
+    inputs = {"x": x} | dict(layer.named_parameters())
+    for name, got, want in zip(
+        inputs,
+        torch.autograd.grad(out.sin().sum(), list(inputs.values())),
+        torch.autograd.grad(expected.sin().sum(), list(inputs.values())),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        assert want.abs().max() > 1e-4, name
 
 
 def test_the_task_trains_the_router_but_for_balance():
