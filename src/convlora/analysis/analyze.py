@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convlora.analysis.attention import watch_distances
-from convlora.analysis.pictures import check_pictures, draw_distances, draw_probe, draw_routing
+from convlora.analysis.pictures import draw_distances, draw_probe, draw_routing
 from convlora.analysis.probe import Labelled, Probe, check_probe, linear_probe
 from convlora.analysis.result import Analysis
 from convlora.analysis.routing import routed_layers, watch_routing
@@ -23,6 +23,7 @@ from convlora.data.layout import DataSet, Pair
 from convlora.data.splits import read_record
 from convlora.data.transforms import Geometry, apply_image, apply_mask, fit_geometry, normalize
 from convlora.errors import ConfigError
+from convlora.figures import check_matplotlib
 from convlora.inference.predictor import choose_device
 from convlora.model import Segmenter
 from convlora.output import check_folder, make_folder, write_text
@@ -60,7 +61,7 @@ def analyze(
         MissingExtraError: matplotlib or scikit-learn is not installed.
     """
     check_probe()
-    check_pictures()
+    check_matplotlib("convlora analyze", "analyze")
     check_folder(out, "--out")
     folder = find_adapter(run)
     model = from_pretrained(folder, backbone)

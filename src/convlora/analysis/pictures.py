@@ -1,6 +1,5 @@
 """Pictures of an analysis."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convlora.analysis.result import Analysis
-from convlora.errors import MissingExtraError
-from convlora.output import write_whole
+from convlora.figures import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,39 +15,19 @@ if TYPE_CHECKING:
 ROUTING, DISTANCES, PROBE = "routing.png", "attention.png", "probe.png"
 
 
-def check_pictures() -> None:
-    """Check that pictures can be drawn.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("convlora analyze", "analyze", "matplotlib") from error
-
-
 def draw_routing(found: Analysis, out: Path) -> None:
     """Shares of the scales by layer and by image."""
-    _write(out / ROUTING, (11, 5), partial(_routing, found=found))
+    write_figure(out / ROUTING, (11, 5), partial(_routing, found=found))
 
 
 def draw_distances(found: Analysis, out: Path) -> None:
     """Distance of every head by block, before and after."""
-    _write(out / DISTANCES, (8, 4.5), partial(_distances, found=found))
+    write_figure(out / DISTANCES, (8, 4.5), partial(_distances, found=found))
 
 
 def draw_probe(found: Analysis, out: Path) -> None:
     """IoU of the probe by class, before and after."""
-    _write(out / PROBE, (8, 4.5), partial(_probe, found=found))
-
-
-def _write(file: Path, size: tuple[float, float], draw: "Callable[[Figure], None]") -> None:
-    from matplotlib.figure import Figure  # without pyplot: no window, no state
-
-    figure = Figure(figsize=size, layout="constrained")
-    draw(figure)
-    write_whole(file, partial(figure.savefig, format="png", dpi=150))
+    write_figure(out / PROBE, (8, 4.5), partial(_probe, found=found))
 
 
 def _routing(figure: "Figure", found: Analysis) -> None:

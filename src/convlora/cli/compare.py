@@ -7,6 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convlora.cli.data import Classes, Data, PaletteFile
+from convlora.cli.options import (
+    Backbone,
+    BackboneNow,
+    BatchSize,
+    ConfigFile,
+    Device,
+    Epochs,
+    ImageSize,
+    MaxSteps,
+    Precision,
+    Preset,
+    Run,
+    Settings,
+)
 
 if TYPE_CHECKING:
     from convlora.comparison.outcome import Outcome
@@ -35,19 +49,17 @@ def compare(
     ray: Annotated[
         str | None, typer.Option(help="Spread the runs over a Ray cluster: its address, or 'local'.")
     ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="sam-tiny, a hub id, a folder, or Meta's .pth.")
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="default, or paper: the official code's way.")] = None,
+    backbone: Backbone = None,
+    preset: Preset = None,
     classes: Classes = None,
     palette: PaletteFile = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over all training images.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Optimiser steps; overrides --epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images for one optimiser step.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the model's input in pixels.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
-    config: Annotated[Path | None, typer.Option(help="config.yaml to start from.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, repeatable.")] = None,
+    epochs: Epochs = None,
+    max_steps: MaxSteps = None,
+    batch_size: BatchSize = None,
+    image_size: ImageSize = None,
+    precision: Precision = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
 ) -> None:
     """Compare methods on DATA: one run for each method and seed, one table."""
     from convlora.cli.combine import combine
@@ -84,16 +96,14 @@ def compare(
 
 
 def analyze(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, adapter folder or hub id.")],
+    run: Run,
     data: Data,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default RUN/analysis.")] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     images: Annotated[int, typer.Option(min=2, help="At most so many images of a split.")] = 32,
     palette: PaletteFile = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Where the backbone is now, if not where it was in training.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="By default a GPU if there is one.")] = None,
+    backbone: BackboneNow = None,
+    device: Device = None,
 ) -> None:
     """What tuning did to the encoder: chosen scales, attention distance, linear probe; pictures and text."""
     from convlora.analysis.analyze import README

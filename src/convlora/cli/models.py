@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from convlora.cli.options import BackboneNow, Run
 from convlora.errors import ConfigError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -91,11 +92,9 @@ def info(
 
 
 def merge(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, adapter folder or hub id.")],
+    run: Run,
     out: Annotated[Path, typer.Option(help="New folder for the merged model.")],
-    backbone: Annotated[
-        str | None, typer.Option(help="Where the backbone is now, if not where it was in training.")
-    ] = None,
+    backbone: BackboneNow = None,
 ) -> None:
     """Fold lora, ssf, bitfit or full into the backbone's weights, for prediction at no extra cost."""
     from convlora.checkpoint import MERGED

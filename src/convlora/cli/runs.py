@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convlora.cli.data import Classes, Data, PaletteFile
+from convlora.cli.options import (
+    Backbone,
+    BackboneNow,
+    BatchSize,
+    ConfigFile,
+    Device,
+    Epochs,
+    ImageSize,
+    MaxSteps,
+    Precision,
+    Preset,
+    Run,
+    Settings,
+)
 from convlora.errors import ConfigError
 
 if TYPE_CHECKING:
     from convlora.config import RunConfig
     from convlora.inference.jobs import Existing
-
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, adapter folder or hub id.")]
-Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU if there is one.")]
-Backbone = Annotated[str | None, typer.Option(help="sam-tiny, a hub id, a folder, or Meta's .pth.")]
 
 
 def train(
@@ -25,14 +34,14 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     backbone: Backbone = None,
     method: Annotated[str | None, typer.Option(help="See `convlora methods`; default conv-lora.")] = None,
-    preset: Annotated[str | None, typer.Option(help="default, or paper: the official code's way.")] = None,
+    preset: Preset = None,
     classes: Classes = None,
     palette: PaletteFile = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Optimiser steps; overrides --epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images for one optimiser step.")] = None,
+    epochs: Epochs = None,
+    max_steps: MaxSteps = None,
+    batch_size: BatchSize = None,
     micro_batch: Annotated[int | None, typer.Option(help="Images in memory at once.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the model's input in pixels.")] = None,
+    image_size: ImageSize = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Start of all random numbers.")] = None,
     precision: Precision = None,
@@ -45,8 +54,8 @@ def train(
         bool, typer.Option("--dry-run", help="Print what would happen, memory included; write nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
-    config: Annotated[Path | None, typer.Option(help="config.yaml to start from.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, repeatable.")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
 ) -> None:
     """Fine-tune SAM on DATA and keep the model that is best on its validation images."""
     from accelerate import PartialState
@@ -114,7 +123,7 @@ def evaluate(
     ] = None,
     palette: PaletteFile = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over pictures in --overlay.")] = False,
-    backbone: Backbone = None,
+    backbone: BackboneNow = None,
     device: Device = None,
     precision: Precision = None,
 ) -> None:
@@ -151,7 +160,7 @@ def predict(
         bool, typer.Option("--skip-existing", help="Leave files in --out, write the missing ones.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
-    backbone: Backbone = None,
+    backbone: BackboneNow = None,
     device: Device = None,
     precision: Precision = None,
 ) -> None:

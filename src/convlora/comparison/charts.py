@@ -1,9 +1,9 @@
 """Pictures of a comparison: scores against parameters and numbers of images, and predictions side by side."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -14,28 +14,17 @@ from convlora.comparison.tables import size_name
 from convlora.data.images import read_image
 from convlora.data.labels import read_label
 from convlora.data.layout import Pair
-from convlora.errors import MissingExtraError
+from convlora.figures import write_figure
 from convlora.inference.drawing import overlay, stack_rows
 from convlora.model import foreground_ids
 from convlora.output import write_whole
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PARAMETERS, CURVES, PREDICTIONS = "parameters.png", "train_sizes.png", "predictions.png"
+_SIZE = (7.0, 4.5)  # inches
 _TILE, _GAP, _MARGIN = 192, 4, 20  # pixels
-
-
-def check_charts() -> None:
-    """Check, before hours of work, that pictures can be drawn.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("convlora compare", "compare", "matplotlib") from error
 
 
 def draw_charts(outcome: Outcome, out: Path) -> None:
@@ -48,24 +37,17 @@ def draw_charts(outcome: Outcome, out: Path) -> None:
     rows = [row for row in outcome.rows if row.train_images == largest and row.trained_parameters]
     metric = outcome.settings.metrics[0]
     if any(row.scores[metric] for row in rows):
-        _write_figure(out / PARAMETERS, partial(_against_parameters, rows=rows, metric=metric))
+        write_figure(out / PARAMETERS, _SIZE, partial(_against_parameters, rows=rows, metric=metric))
     if len(outcome.settings.train_sizes) > 1:
-        _write_figure(out / CURVES, partial(_against_images, outcome=outcome, metric=metric))
+        write_figure(out / CURVES, _SIZE, partial(_against_images, outcome=outcome, metric=metric))
     pictures = [_side_by_side(outcome, pair, out) for pair in _samples(outcome, out)]
     if pictures:
         sheet = _stack(pictures)
         write_whole(out / PREDICTIONS, partial(sheet.save, format="PNG"))
 
 
-def _write_figure(file: Path, draw: "Callable[[Axes], None]") -> None:
-    from matplotlib.figure import Figure  # without pyplot: no window, no state
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    draw(figure.subplots())
-    write_whole(file, partial(figure.savefig, format="png", dpi=150))
-
-
-def _against_parameters(axes: "Axes", rows: list[Row], metric: str) -> None:
+def _against_parameters(figure: "Figure", rows: list[Row], metric: str) -> None:
+    axes: Any = figure.subplots()
     for row in rows:
         score = row.scores[metric]
         if score is None or row.trained_parameters is None:
@@ -82,7 +64,8 @@ def _against_parameters(axes: "Axes", rows: list[Row], metric: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def _against_images(axes: "Axes", outcome: Outcome, metric: str) -> None:
+def _against_images(figure: "Figure", outcome: Outcome, metric: str) -> None:
+    axes: Any = figure.subplots()
     everything = len(outcome.dataset.splits["train"])
     for entry in outcome.entries:
         rows = [row for row in outcome.rows if row.label == entry.label and row.scores[metric]]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from convlora.backbone.weights import load_sam
-from convlora.comparison.charts import check_charts, draw_charts
+from convlora.comparison.charts import draw_charts
 from convlora.comparison.entries import BASELINES, Cell, Entry, make_cells, parse_methods
 from convlora.comparison.launch import Engine, Task, one_by_one, run_tasks
 from convlora.comparison.outcome import Outcome
@@ -16,6 +16,7 @@ from convlora.config import RunConfig
 from convlora.data.check import check_dataset
 from convlora.data.layout import DataSet
 from convlora.errors import ConfigError
+from convlora.figures import check_matplotlib
 from convlora.metrics import LOWER_IS_BETTER
 from convlora.output import make_folder, write_text
 from convlora.training.plan import make_plan
@@ -45,7 +46,7 @@ def compare(
         ConfigError, DataError, WeightsError: before the first run, with what to change. A run that fails
             later is reported, and the others go on.
     """
-    check_charts()
+    check_matplotlib("convlora compare", "compare")
     entries = [parse_methods(label)[0] for label in settings.methods]
     dataset = _check_data(config, settings, say)
     base, default_lr = _shared(config, entries, len(dataset.splits["train"]))

@@ -1,0 +1,21 @@
+"""Options that several commands take, with one help text each."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, adapter folder or hub id.")]
+Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU if there is one.")]
+Backbone = Annotated[str | None, typer.Option(help="sam-tiny, a hub id, a folder, or Meta's .pth.")]
+BackboneNow = Annotated[
+    str | None, typer.Option("--backbone", help="Where the backbone is now, if not where it was in training.")
+]
+Preset = Annotated[str | None, typer.Option(help="default, or paper: the official code's way.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training images.")]
+MaxSteps = Annotated[int | None, typer.Option(help="Optimiser steps; overrides --epochs.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images for one optimiser step.")]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the model's input in pixels.")]
+ConfigFile = Annotated[Path | None, typer.Option(help="config.yaml to start from.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="key=value, repeatable.")]
