@@ -23,14 +23,10 @@ class Case(NamedTuple):
     found: str = ""
 
 
-def by_name(case):
-    return case.name
-
-
 def assert_told(case, problems):
     alike = [p for p in problems if p["code"] == case.code]
     assert alike, f"{case.code} is not among {problems}"
-    assert {p["severity"] for p in alike} == {case.severity}, alike
+    assert {p["severity"] for p in alike} == {case.severity}
     told = [p for p in alike if case.file in f"{p['file']} {p['found']}" and case.found in p["found"]]
     assert told, alike
     assert any(case.remedy in p["rule"] + " " + p["fix"] for p in told), told

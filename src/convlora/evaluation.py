@@ -127,8 +127,8 @@ def _check(run: str | Path, data: Path, classes: list[str], split: str, palette:
         classes=classes,
         palette=palette,
         splits=(split,),
-        record=record,
         scored=split,
+        record=record,
         progress=show_progress,
     )
     if record is not None and report.found is not None:

@@ -15,7 +15,6 @@ from breaks import (
     as_file,
     assert_told,
     both,
-    by_name,
     clear,
     colours,
     convert,
@@ -108,11 +107,11 @@ NAMES = [
 
 VALUES = [
     Case("id 7", edit(MASK, lambda a: with_pixels(a, 7, 7, 9)), "unknown-ids", file=MASK,
-         remedy="classes.txt", found="7 (2 pixels), 9 (1 pixels)"),
+         remedy="classes.txt", found="7 (2 pixels), 9 (1 pixel)"),
     Case("id 7 of 2 named", both(three("sea\nland\n"), edit(MASK, lambda a: with_pixels(a, 7))),
-         "unknown-ids", file=MASK, remedy="Correct", found="7 (1 pixels)"),
+         "unknown-ids", file=MASK, remedy="Correct", found="7 (1 pixel)"),
     Case("id 7 of 3", both(three("a\nb\nc\n"), edit(MASK, lambda a: with_pixels(a, 7, 2))),
-         "unknown-ids", file=MASK, remedy="Correct", found="7 (1 pixels)"),
+         "unknown-ids", file=MASK, remedy="Correct", found="7 (1 pixel)"),
     Case("RGB", edit(MASK, colours()), "colour-mask", file=MASK, remedy="id", found="rgb(200, 0, 0) x"),
     Case("RGBA", edit(MASK, colours(True)), "colour-mask", file=MASK, remedy="id", found="rgb(200, 0, 0) x"),
     Case("one in 0 and 255", edit(MASK, lambda a: a * 255), "mixed-encoding", file=MASK, remedy="same values"),
@@ -219,6 +218,10 @@ def original(tmp_path_factory):
 @pytest.fixture
 def data(original, tmp_path):
     return shutil.copytree(original, tmp_path / "data")
+
+
+def by_name(case):
+    return case.name
 
 
 @pytest.mark.parametrize("case", BROKEN, ids=by_name)

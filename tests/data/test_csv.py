@@ -154,7 +154,7 @@ def test_bad_rows_are_named_by_line(data, row, code, message):
     write_image(data / "pictures" / "new.png")
     (data / "truth" / "new.png").write_bytes((data / "truth" / "train0_mask.png").read_bytes())
     edit(data, lambda text: text + row + "\n")
-    with pytest.raises(DataError, match=rf"(?s)1 error:.*\[{code}\] .*data.csv, line 11: .*{message}"):
+    with pytest.raises(DataError, match=rf"(?s)has 1 error:.*\[{code}\] .*data.csv, line 11: .*{message}"):
         check_dataset(data).raise_if_errors().raise_if_errors()
 
 

@@ -4,6 +4,7 @@ import errno
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -104,6 +105,8 @@ def main() -> None:
     Exit codes: 0; 1 where some files failed or the data has errors; 2 for a user's mistake or a place that
     cannot be read or written, with a message and no traceback; 130 after Ctrl-C; 141 for a closed pipe.
     """
+    # the check names such files itself; a raw line of Python in the middle of a run helps nobody
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a name shows its escape
             stream.reconfigure(errors="backslashreplace")

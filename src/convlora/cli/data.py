@@ -23,7 +23,7 @@ sample_app = typer.Typer(help="Write a sample data set to try the software on.",
 
 
 def split_names(names: str | None) -> list[str] | None:
-    """Read 'a,b,c'; None stays None."""
+    """Read 'a,b,c'; None stays None, and empty names stay, so that they are told of."""
     return None if names is None else [name.strip() for name in names.split(",")]
 
 

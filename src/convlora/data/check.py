@@ -1,5 +1,6 @@
 """The data doctor: every problem in a data set, by file, in one run, with the rule and the fix."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any
 from convlora.data.check_files import Scanned, check_copies, check_files
 from convlora.data.check_folders import check_folders, rename_hint, renames
 from convlora.data.check_names import class_names
+from convlora.data.check_scored import only_split
 from convlora.data.check_values import check_training, check_values, find_encoding
 from convlora.data.find import find_source
 from convlora.data.labels import Label, MaskFile
@@ -17,9 +19,9 @@ from convlora.data.masks import MaskEncoding
 from convlora.data.palette import FILE as PALETTE
 from convlora.data.palette import Palette, count_colours, draft, find_palette
 from convlora.data.progress import ShowProgress, no_progress
-from convlora.data.report import Problem, Report
+from convlora.data.report import Problem, Report, shown_file
 from convlora.data.scan import ImageFacts, MaskFacts, scan_all
-from convlora.data.source import Source
+from convlora.data.source import Source, is_there
 from convlora.data.splits import OTHER_DATA, Record, follow_record
 from convlora.data.yolo import BAD_LINE
 from convlora.errors import DataError
@@ -35,9 +37,9 @@ def check_dataset(
     *,
     palette: Path | None = None,
     splits: Sequence[str] = ("train", "val"),
+    scored: str | None = None,
     split_seed: int = 0,
     record: Record | None = None,
-    scored: str | None = None,
     workers: int | None = None,
     progress: ShowProgress = no_progress,
 ) -> Report:
@@ -49,9 +51,9 @@ def check_dataset(
             classes.txt or data.yaml, else binary.
         palette: file with the colours of the classes; by default palette.txt of the data folder.
         splits: splits that must be there.
+        scored: the only split that will be used; faults of the others are warnings then.
         split_seed: of the split that is made where the data has none.
         record: splits of a run, which are taken in place of a new one.
-        scored: the one split that will be used; what is wrong with files of the others is a warning then.
         workers: threads.
         progress: shows how far it is; see `show_progress`.
 
@@ -79,14 +81,14 @@ def check_dataset(
     report.problems += source.problems
     report.problems += check_folders(source.base, folders)
     report.problems += _join_colour_masks(check_files(scanned), scanned, source.base, root)
-    encoding = _check_masks(source, setting, scanned, report)
+    encoding = _check_masks(source, setting, scanned, report, scored)
     names = setting.names or ("background", "foreground")
     digests = {path: facts.digest for path, facts in images.items()}
     pairs, problems = _split(folders, splits, split_seed, record, digests)
     report.problems += _with_renames(problems, source.base)
     report.problems += check_copies(folders, pairs, images)
     if scored is not None:
-        report.problems = list(_only_for(scored, report.problems, folders, source.base))
+        report.problems[:] = only_split(report.problems, scored, folders, pairs, source.places)
     shares = _shares(pairs.get("train", []), names, encoding, masks)
     if report.ok:
         total = fingerprint(pairs, digests, {label: facts.digest for label, facts in masks.items()})
@@ -137,36 +139,34 @@ def _read_setting(
 
 
 def _named(base: Path, error: Exception) -> Path:
-    """The file of the data folder that a message is about; else the folder."""
-    files = (base / name for name in ("classes.txt", "data.yaml", "data.yml", "data.csv"))
-    return next((file for file in files if str(error).startswith(str(file))), base)
+    """The file of the data that a message begins with; else the folder."""
+    text = str(error)
+    for end in (match.start() for match in re.finditer(r"[:, ]", text[:1000])):
+        if text.startswith(str(base)) and is_there(Path(text[:end])):
+            return Path(text[:end])
+    return base
 
 
-def _check_masks(source: Source, setting: _Setting, scanned: Scanned, report: Report) -> MaskEncoding:
+def _check_masks(
+    source: Source, setting: _Setting, scanned: Scanned, report: Report, scored: str | None
+) -> MaskEncoding:
     """Add the problems of the masks' values, and tell how these are read."""
     if not setting.known:
         return MaskEncoding.IDS
+    names = setting.names or ("background", "foreground")
     if source.shapes or setting.colours:
-        encoding, problems = MaskEncoding.IDS, list[Problem]()
-    else:
-        encoding, problems = find_encoding(scanned, setting.names)
+        report.problems += check_values(scanned, names, MaskEncoding.IDS)
+        return MaskEncoding.IDS
+    encoding, problems = find_encoding(scanned, setting.names)
     report.problems += problems
-    if not problems:
-        report.problems += check_values(scanned, setting.names or ("background", "foreground"), encoding)
+    if scored is not None:  # broken masks of other splits must not decide how those of this one are read
+        blamed = {problem.file for problem in report.errors}
+        sound = {label: m for label, m in scanned.masks.items() if shown_file(label) not in blamed}
+        scanned = replace(scanned, masks=sound)
+        encoding, problems = find_encoding(scanned, setting.names)
+    if not any(problem.severity == "error" for problem in problems):
+        report.problems += check_values(scanned, names, encoding)
     return encoding
-
-
-def _only_for(
-    split: str, problems: Iterable[Problem], folders: Iterable[Folder], base: Path
-) -> Iterator[Problem]:
-    """Errors of files in other splits as warnings; a picture that is in two splits stays one."""
-    others = {str(base / folder.split) for folder in folders if folder.split not in {split, "all"}}
-    for folder in folders:
-        if folder.split not in {split, "all"}:
-            others |= {str(file) for file in (*folder.images, *folder.masks, *folder.others)}
-    for problem in problems:
-        aside = problem.file in others and problem.code != "same-image"
-        yield replace(problem, severity="warning") if aside else problem
 
 
 def _with_renames(problems: Iterable[Problem], base: Path) -> Iterator[Problem]:
@@ -233,13 +233,14 @@ def _split(
     pairs: dict[str, list[Pair]] = {}
     for folder in folders:
         pairs.setdefault(folder.split, []).extend(pair_by_stem(folder))
+    faulty = {folder.split for folder in folders if folder.fault}
     problems = []
     for split in sorted(set(pairs) - set(wanted)):
-        if not pairs[split]:
+        if not pairs[split] and split not in faulty:
             fix = f"Fill it or remove the folder {split}."
             found = "the split has no pair of image and mask"
             problems.append(Problem("warning", "empty-split", split, found, "It cannot be scored.", fix))
-    return pairs, problems + list(_missing_splits(pairs, wanted))
+    return pairs, problems + [p for p in _missing_splits(pairs, wanted) if p.file not in faulty]
 
 
 def _make_split(

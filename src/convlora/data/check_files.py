@@ -4,10 +4,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from convlora.data.check_formats import check_formats
 from convlora.data.check_pairs import check_pairing
-from convlora.data.images import MANY_PIXELS
 from convlora.data.labels import Label
 from convlora.data.layout import Folder, Pair, pair_by_stem
 from convlora.data.report import Problem
@@ -34,7 +33,7 @@ def check_files(scanned: Scanned) -> Iterator[Problem]:
     yield from _check_readable(scanned)
     yield from _check_sizes(scanned)
     yield from _check_orientation(scanned)
-    yield from _check_jpeg_masks(scanned)
+    yield from check_formats(scanned.images, scanned.masks)
     yield from _check_pictures(scanned)
     yield from _check_same_masks(scanned)
 
@@ -46,6 +45,7 @@ def check_copies(
 
     Pictures are compared by their pixels, so that a copy in another lossless format is found.
     """
+    yield from _check_used_twice(folders)
     place = {path: folder.split for folder in folders for path in folder.images}
     place |= {pair.image: split for split, pairs in splits.items() for pair in pairs}
     first: dict[str, Path] = {}
@@ -62,6 +62,18 @@ def check_copies(
             rule = "It counts twice."
             fix = "Remove one of them; if their masks differ, the one with the wrong mask."
             yield Problem("warning", "repeated-image", str(path), found, rule, fix)
+
+
+def _check_used_twice(folders: Iterable[Folder]) -> Iterator[Problem]:
+    """One file in two splits, as a data.yaml or two jsons may name it."""
+    first: dict[Path, str] = {}
+    for folder in folders:
+        for path in folder.images:
+            known = first.setdefault(path, folder.split)
+            if known != folder.split:
+                found = f"the file is in {known} and in {folder.split}"
+                rule = "No picture may be in two splits: the scores would be too good."
+                yield Problem("error", "same-image", str(path), found, rule, "Remove it from one of them.")
 
 
 def _same_pixels(paths: Iterable[Path], images: Mapping[Path, ImageFacts]) -> Iterator[tuple[Path, str]]:
@@ -81,7 +93,8 @@ def _same_pixels(paths: Iterable[Path], images: Mapping[Path, ImageFacts]) -> It
 def _check_readable(scanned: Scanned) -> Iterator[Problem]:
     for kind, files in (("image", scanned.images), ("mask", scanned.masks)):
         for facts in files.values():
-            if facts.error:
+            lossy = isinstance(facts, MaskFacts) and facts.lossy  # its colours come from the format
+            if facts.error and not (lossy and facts.error.code == "colour-mask"):
                 code = f"unreadable-{kind}" if facts.error.code == "unreadable" else facts.error.code
                 rule = f"Every {kind} must be readable."
                 yield Problem("error", code, str(facts.path), facts.error.found, rule, facts.error.fix)
@@ -110,17 +123,6 @@ def _check_orientation(scanned: Scanned) -> Iterator[Problem]:
             yield Problem("warning", "exif-orientation", str(pair.image), found, rule, fix)
 
 
-def _check_jpeg_masks(scanned: Scanned) -> Iterator[Problem]:
-    for mask in scanned.masks.values():
-        if mask.jpeg:
-            named = mask.path.suffix.lower() in {".jpg", ".jpeg"}
-            found = f"{'' if named else 'in truth a '}JPEG with {len(mask.counts)} different values"
-            rule = "JPEG changes the values of a mask."
-            fix = "Save masks as PNG, from the original labels."
-            severity: Literal["error", "warning"] = "error" if len(mask.counts) > 2 else "warning"
-            yield Problem(severity, "jpeg-mask", str(mask.path), found, rule, fix)
-
-
 def _check_pictures(scanned: Scanned) -> Iterator[Problem]:
     """Images that hold next to nothing."""
     for image in scanned.images.values():
@@ -134,14 +136,6 @@ def _check_pictures(scanned: Scanned) -> Iterator[Problem]:
         elif max(image.size) > _LONG * min(image.size):
             rule = "The longest side is scaled to the model's input, so that little is left of the other."
             yield Problem("warning", "elongated-image", str(image.path), shown, rule, "Cut it into tiles.")
-        pixels = image.size[0] * image.size[1]
-        if pixels > MANY_PIXELS:
-            rule = f"Above {MANY_PIXELS / 1e6:.0f} million pixels an image may fill the memory."
-            yield Problem("warning", "huge-image", str(image.path), shown, rule, "Cut it into tiles.")
-        if image.not_finite:
-            found = f"{image.not_finite} pixels are NaN or infinite"
-            fix = "Fine for a few pixels without data; else look at the file."
-            yield Problem("warning", "not-finite", str(image.path), found, "They are read as 0.", fix)
         if image.blank and min(image.size) >= _SMALL:
             rule = "Nothing can be learnt from it."
             fix = "Look at the file: the export may have failed. Remove it if so."

@@ -20,12 +20,18 @@ _PICTURES |= {"ppm", "pbm", "exr", "tga", "jxl", "jfif", "raw", "dng", "psd", "m
 def check_folders(base: Path, folders: Iterable[Folder]) -> Iterator[Problem]:
     """All that lies there and is not read."""
     for folder in folders:
-        if folder.trouble:
-            yield Problem.of_error("layout", base / folder.split, DataError(folder.trouble))
+        if folder.fault:
+            yield Problem.of_error("layout", folder.place, DataError(folder.fault))
         for stray in folder.others:
             if stray.name.lower() not in _LITTER:
                 yield _tell_stray(stray, "images" in {stray.parent.name, stray.parent.parent.name})
     yield from _check_splits(base)
+    for name in ("data.csv", "data.yaml", "data.yml", "palette.txt"):
+        if (base / name).is_dir():
+            found, rule = "a folder, not a file", f"{name} is read as a text file."
+            yield Problem(
+                "error", "not-a-file", str(base / name), found, rule, "Rename or remove the folder."
+            )
 
 
 def rename_hint(base: Path) -> str:
@@ -49,6 +55,9 @@ def _tell_stray(path: Path, image: bool) -> Problem:
         )
     if path.is_dir():
         return _tell_folder(path)
+    if path.exists() and not path.is_file():
+        found, rule = "not a file, but a pipe, a socket or a device", f"Every {kind} is a file."
+        return Problem("error", f"unreadable-{kind}", str(path), found, rule, "Replace it by the file.")
     ending = path.suffix.lower().lstrip(".")
     if ending in _PICTURES:
         rule = f"Read are {', '.join(sorted(EXTENSIONS))}."

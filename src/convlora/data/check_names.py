@@ -19,10 +19,9 @@ def class_names(
         DataError: a list is not valid, or two of them do not agree.
     """
     lines_file = source.base / "classes.txt"
-    for file in (lines_file, source.base / "data.yaml", source.base / "data.yml"):
-        if file.is_dir():
-            raise DataError(f"{file} is a folder. It must be a text file with the names of the classes.")
-    given = check_names(asked, "--classes") if asked else None
+    if lines_file.is_dir():
+        raise DataError(f"{lines_file} is a folder. It must be a text file with a class name a line.")
+    given = check_names(asked, "--classes") if asked is not None else None
     own = palette.classes if palette else source.classes
     if own is None:
         return _from_files(source.base, given)

@@ -1,27 +1,16 @@
 """Checks of names: which image belongs to which mask, and what to rename where they have no partner."""
 
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from convlora.data.hints import closeness, group, same_numbering
 from convlora.data.labels import Label
 from convlora.data.layout import Folder
 from convlora.data.report import Problem
 
 _RULE = "An image and its mask have the same name but for the ending."
-#: What exports put before or after the name of an image, or of its mask.
-_WORDS = (
-    "mask|masks|gt|groundtruth|ground_truth|label|labels|labelids|labeltrainids|seg|segm|segmentation|"
-    "annotation|ann|anno|matte|target|truth|manual1|image|images|img|im|rgb|photo|sat|leftimg8bit|gtfine|gtcoarse|"
-    "png|jpg|jpeg|bmp|tif|tiff|webp"
-)
-#: The same without a sign between, at a number: mask00, 00mask.
-_JOINED = re.compile(rf"^({_WORDS})(?=\d)|(?<=\d)({_WORDS})$")
-_AFFIX = re.compile(rf"[ ._-]+({_WORDS})$|^({_WORDS})[ ._-]+")
-
 _File = TypeVar("_File", bound=Path | Label)
 
 
@@ -30,13 +19,17 @@ def check_pairing(folder: Folder) -> Iterator[Problem]:
     images, masks = _by_stem(folder.images), _by_stem(folder.masks)
     renamed = _find_pattern(images, masks)
     for image, mask in renamed:
-        same = _plain(image.stem) == _plain(mask.stem)
-        found = f"its name is not that of an image, but close to {image.name}"
-        if same:
-            found = f"its name and {image.name} look the same, but differ in blanks or in Unicode form"
+        found = closeness(image.stem, mask.stem).format(image.name)
         fix = f"Rename it to {image.stem}{mask.suffix.lower()}."
         yield Problem("error", "name-pattern", str(mask), found, _RULE, fix)
     known = {image.stem for image, _ in renamed}, {mask.stem for _, mask in renamed}
+    for image, close in _find_several(images, masks):
+        found = f"{len(close)} masks have names close to it: {', '.join(mask.name for mask in close)}"
+        name = f"{image.stem}{close[0].suffix.lower()}"
+        fix = f"Rename the one that holds class ids to {name}; move the others away."
+        yield Problem("error", "name-pattern", str(image), found, _RULE, fix)
+        known[0].add(image.stem)
+        known[1].update(mask.stem for mask in close)
     yield from _check_kind("image", "mask", folder.split, images, masks.keys() | known[0])
     yield from _check_kind("mask", "image", folder.split, masks, images.keys() | known[1])
 
@@ -62,27 +55,24 @@ def _check_kind(
 
 
 def _find_pattern(images: dict[str, list[Path]], masks: dict[str, list[Label]]) -> list[tuple[Path, Label]]:
-    """Images and masks without partner whose names are the same once words such as 'mask' are cut off."""
-    lonely: dict[str, list[Path]] = defaultdict(list)
-    for stem in images.keys() - masks.keys():
-        lonely[_core(stem)].append(images[stem][0])
-    found: dict[str, list[Label]] = defaultdict(list)
-    for stem in masks.keys() - images.keys():
-        found[_core(stem)].append(masks[stem][0])
-    sure = (core for core in found if len(found[core]) == 1 and len(lonely.get(core, ())) == 1)
-    pairs = [(lonely[core][0], found[core][0]) for core in sure]
+    """Images and masks without partner whose names are close, and close to no other."""
+    lonely, found = group(images.keys() - masks.keys()), group(masks.keys() - images.keys())
+    sure = [key for key in found if len(found[key]) == 1 and len(lonely.get(key, ())) == 1]
+    partners = {found[key][0]: lonely[key][0] for key in sure}
+    if not partners:
+        partners = same_numbering(sorted(images.keys() - masks.keys()), sorted(masks.keys() - images.keys()))
+    pairs = [(images[image][0], masks[mask][0]) for mask, image in partners.items()]
     return sorted(pairs, key=lambda pair: pair[1].name)
 
 
-def _plain(stem: str) -> str:
-    return unicodedata.normalize("NFC", stem).strip()
-
-
-def _core(stem: str) -> str:
-    before, core = "", unicodedata.normalize("NFC", stem).lower().strip()
-    while core != before:
-        before, core = core, _JOINED.sub("", _AFFIX.sub("", core))
-    return core
+def _find_several(
+    images: dict[str, list[Path]], masks: dict[str, list[Label]]
+) -> Iterator[tuple[Path, list[Label]]]:
+    """Images without partner, whose names several masks without one are close to."""
+    lonely, found = group(images.keys() - masks.keys()), group(masks.keys() - images.keys())
+    for key, stems in sorted(lonely.items()):
+        if len(stems) == 1 and len(found.get(key, ())) > 1:
+            yield images[stems[0]][0], [masks[stem][0] for stem in sorted(found[key])]
 
 
 def _by_stem(paths: Iterable[_File] | Sequence[_File]) -> dict[str, list[_File]]:

@@ -1,17 +1,15 @@
 """Checks of what is in the masks: encoding, ids, classes. Each looks at facts only and yields problems."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
 
 from convlora.data.check_files import Scanned
 from convlora.data.labels import Label
 from convlora.data.layout import DataSet, Pair
 from convlora.data.masks import IGNORE, MaskEncoding
-from convlora.data.report import Problem
+from convlora.data.report import Problem, count
 from convlora.data.scan import MaskFacts
 
 _MANY = 8
-_RARE = 1000  # times as many pixels of 255 as of 1
 
 
 def find_encoding(scanned: Scanned, names: tuple[str, ...] | None) -> tuple[MaskEncoding, list[Problem]]:
@@ -26,28 +24,25 @@ def find_encoding(scanned: Scanned, names: tuple[str, ...] | None) -> tuple[Mask
         return MaskEncoding.IDS, list(_not_binary(masks, values, names))
     with_one = [m for m in masks if 1 in m.counts]
     only_255 = [m for m in masks if 255 in m.counts and 1 not in m.counts]
-    ones, most = sum(m.counts[1] for m in with_one), sum(m.counts.get(255, 0) for m in masks)
-    if with_one and ones * _RARE < most:
-        return MaskEncoding.IDS, list(_few_ones(with_one, ones, most, names))
-    labelled = [m for m in only_255 if 0 in m.counts]  # nothing but 255 is an image that is ignored
-    if any(255 in m.counts for m in with_one) or not (with_one and labelled):
+    if not (with_one and only_255):
         return MaskEncoding.IDS, []
-    return MaskEncoding.IDS, list(_mixed(with_one, labelled))
+    if any(255 in m.counts for m in with_one):
+        return MaskEncoding.IDS, list(_doubtful(with_one, only_255))
+    return MaskEncoding.IDS, list(_mixed(with_one, only_255))
 
 
-def _few_ones(
-    with_one: list[MaskFacts], ones: int, most: int, names: tuple[str, ...] | None
-) -> Iterator[Problem]:
-    """A pixel of 1 in masks of 0 and 255 would make all foreground 'ignore'."""
+def _doubtful(with_one: list[MaskFacts], only_255: list[MaskFacts]) -> Iterator[Problem]:
+    """A few pixels of 1 make 255 'ignore' in all masks, though it may mean 'foreground' in most."""
+    if len(with_one) > len(only_255):
+        return
+    rule = "In binary data 255 is 'foreground' if no mask holds a 1, else 'ignore'."
+    fix = "If 255 is foreground, correct the pixels of value 1; if 255 is 'ignore', all is well."
     for mask in with_one:
-        found = f"value 1 ({mask.counts[1]} pixels); all masks together have {ones} of 1 and {most} of 255"
-        rule = "With 1, 255 means 'ignore'; without, it is the foreground. So few of 1 look like a slip."
-        fix = (
-            "If 255 is the foreground, change 1 to 0 or 255; if it is 'ignore', write the names of ids 0 "
-            "and 1 into classes.txt."
+        found = (
+            f"holds the values {_pixels(mask.counts)}, while {len(only_255)} masks, such as "
+            f"{only_255[0].path.name}, hold 255 and no 1; so 255 was read as 'ignore' in all masks"
         )
-        severity: Literal["error", "warning"] = "error" if names is None else "warning"
-        yield Problem(severity, "mixed-encoding", str(mask.path), found, rule, fix)
+        yield Problem("warning", "mixed-encoding", str(mask.path), found, rule, fix)
 
 
 def _mixed(with_one: list[MaskFacts], only_255: list[MaskFacts]) -> Iterator[Problem]:
@@ -58,7 +53,9 @@ def _mixed(with_one: list[MaskFacts], only_255: list[MaskFacts]) -> Iterator[Pro
         held = " and ".join(map(str, sorted(mask.counts)))
         found = f"values {held}, while {many[0].path.name} has 0 and {256 - top}"
         rule = "All masks of a set use one encoding: 0/1 (255 is 'ignore') or 0/255."
-        fix = "Save all masks with the same values."
+        fix = f"Save all masks with the same values: here {256 - top} for foreground in place of {top}."
+        if top == 255:
+            fix += " If 255 means 'ignore' here, nothing is labelled that can be learnt: remove the pair."
         yield Problem("error", "mixed-encoding", str(mask.path), found, rule, fix)
 
 
@@ -74,18 +71,13 @@ def _not_binary(masks: list[MaskFacts], values: set[int], names: tuple[str, ...]
         fix += " If the numbers count objects (instances), save the class of each object instead."
     for mask in masks:
         odd = {v: n for v, n in mask.counts.items() if v not in {0, 1, IGNORE}}
-        if not odd or is_jpeg(mask):
+        if not odd or mask.lossy:
             continue
         if _is_soft(mask):
             yield _soft(mask)
             continue
         found = f"values {_pixels(odd)}; together the masks hold the values {listed}"
         yield Problem("error", "unknown-ids", str(mask.path), found, rule, fix)
-
-
-def is_jpeg(mask: MaskFacts) -> bool:
-    """Whether a mask is a JPEG, whose values are told of elsewhere."""
-    return mask.jpeg
 
 
 def _is_soft(mask: MaskFacts) -> bool:
@@ -102,7 +94,7 @@ def _soft(mask: MaskFacts) -> Problem:
 
 
 def _pixels(counts: dict[int, int]) -> str:
-    listed = ", ".join(f"{v} ({n} pixels)" for v, n in list(counts.items())[:_MANY])
+    listed = ", ".join(f"{v} ({count(n, 'pixel')})" for v, n in list(counts.items())[:_MANY])
     return listed + (f" and {len(counts) - _MANY} more" if len(counts) > _MANY else "")
 
 
@@ -125,9 +117,9 @@ def check_values(scanned: Scanned, names: tuple[str, ...], encoding: MaskEncodin
 
 def _check_ids(mask: MaskFacts, names: tuple[str, ...]) -> Iterator[Problem]:
     unknown = {v: n for v, n in mask.counts.items() if v >= len(names) and v != IGNORE}
-    if unknown and _is_soft(mask):
+    if unknown and _is_soft(mask) and not mask.lossy:
         yield _soft(mask)
-    elif unknown and not is_jpeg(mask):
+    elif unknown and not mask.lossy:
         found = f"ids {_pixels(unknown)}"
         rule = f"The classes are 0 to {len(names) - 1} ({', '.join(names)}) and 255 for 'ignore'."
         fix = "Correct the mask, or add the classes to classes.txt."

@@ -39,11 +39,7 @@ def check_names(names: Iterable[object], source: Path | str) -> tuple[str, ...]:
     Raises:
         DataError: there are not.
     """
-    names = list(names)
-    odd = [n for n in names if isinstance(n, bool | dict | list) or n is None or not str(n).strip()]
-    if odd:
-        raise DataError(f"{source} names a class {odd[0]!r}. A name must be a text; put it between quotes.")
-    listed = tuple(str(name).strip() for name in names)
+    listed = check_texts(names, source)
     twice = sorted({name for name in listed if listed.count(name) > 1})
     if twice:
         raise DataError(f"{source} names the class '{twice[0]}' more than once; names must differ.")
@@ -52,6 +48,20 @@ def check_names(names: Iterable[object], source: Path | str) -> tuple[str, ...]:
             f"{source} names {len(listed)} classes; there must be 2 to 255, id 0 (often 'background') first."
         )
     return listed
+
+
+def check_texts(names: Iterable[object], source: Path | str) -> tuple[str, ...]:
+    """Names as texts, without blanks around them.
+
+    Raises:
+        DataError: one is empty, or no text.
+    """
+    names = list(names)
+    odd = [n for n in names if isinstance(n, bool | dict | list) or n is None or not str(n).strip()]
+    if odd:
+        fix = "put it between quotes" if odd[0] != "" else "leave none empty"
+        raise DataError(f"{source} names a class {odd[0]!r}. A name must be a text; {fix}.")
+    return tuple(str(name).strip() for name in names)
 
 
 def read_mapping(file: Path) -> dict[object, object]:
@@ -71,15 +81,15 @@ def names_in_yaml(content: dict[object, object], file: Path) -> list[object]:
     """`names` of a data.yaml: a list, or a mapping from ids.
 
     Raises:
-        DataError: it is neither, or 'nc' is another number.
+        DataError: it is neither, or `nc` is not their number.
     """
-    names = content.get("names")
-    if isinstance(names, list | dict) and content.get("nc", len(names)) != len(names):
-        raise DataError(f"{file} has nc: {content['nc']}, but {len(names)} names. Correct one of them.")
-    if isinstance(names, list):
-        return names
+    names, said = content.get("names"), content.get("nc")
     if isinstance(names, dict) and set(names) == set(range(len(names))):
-        return [names[i] for i in range(len(names))]
+        names = [names[i] for i in range(len(names))]
+    if isinstance(names, list):
+        if said is not None and said != len(names):
+            raise DataError(f"{file} has nc: {said}, but {len(names)} names. Correct one of them.")
+        return names
     raise DataError(f"{file} must hold 'names': a list, or ids 0, 1, 2, ... with a name each.")
 
 
@@ -93,10 +103,13 @@ def _names_in_lines(file: Path) -> list[str]:
             f"{file}: line {lines.index('') + 1} is empty, and the line's place is the class's id. "
             "Name the class, or delete the line if no mask uses the id."
         )
-    numbers = [re.match(r"(\d+)\s*[:;,.)\t ]\s*\S", line) for line in lines]
-    if len(lines) > 1 and all(n and int(n[1]) == i for i, n in enumerate(numbers)):
+    names = [line for line in lines if line]
+    numbers = [re.match(r"(\d+)\s*[\s:;,.=)-]\s*\S", line) for line in names]
+    if names and [int(n[1]) if n else None for n in numbers] in [[*range(k, len(names) + k)] for k in (0, 1)]:
         raise DataError(
-            f"{file}: every line begins with its number, such as '{lines[0]}'. A line is the name alone, and "
-            "its place is the id. Remove the numbers."
+            f"{file}: line 1 is '{names[0]}', but a line is a name alone, and its place is the class's id. "
+            "Remove the numbers."
         )
-    return [line for line in lines if line]
+    if len(names) == 1 and len(re.split(r"[,;\t]", names[0])) > 1:
+        raise DataError(f"{file} has one line, '{names[0]}'; each line is one name. Write one name a line.")
+    return names

@@ -9,7 +9,7 @@ from convlora.data.coco_file import CocoFile
 from convlora.data.images import is_image
 from convlora.data.layout import SPLITS, Folder, Pair, unique_stems
 from convlora.data.report import Problem
-from convlora.data.source import Source, warning, with_background
+from convlora.data.source import Source, is_there, warning, with_background
 from convlora.errors import DataError
 
 ROBOFLOW = "_annotations.coco.json"
@@ -111,7 +111,7 @@ def _folder(split: str, content: CocoFile, places: Sequence[Path], values: Mappi
     labels = content.labels(values)
     found: list[tuple[str, Path]] = []
     for name in labels:
-        path = next((place / name for place in places if (place / name).is_file()), None)
+        path = next((place / name for place in places if is_there(place / name)), None)
         if path is None:
             content.missing(name, places)
         else:

@@ -1,7 +1,6 @@
 """One COCO annotation file: its images, categories and annotations; each problem with the annotation's id."""
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from convlora.data.labels import Label
 from convlora.data.masks import IGNORE
 from convlora.data.raster import Shape, in_order, paint, parse_runs
 from convlora.data.report import Problem
-from convlora.data.source import error, warning
+from convlora.data.source import error, no_area, warning
 from convlora.errors import DataError
 
+_FAR = 1e9  # no pixel is that far away; NaN is not below it either
 _KEYS = ("images", "annotations", "categories")
 
 
@@ -79,7 +80,7 @@ class CocoFile:
         self.problems: list[Problem] = []
         self.categories: dict[int, dict[str, Any]] = {}
         for category in content["categories"]:
-            if not isinstance(_key(category, "id"), int) or "name" not in category:
+            if not isinstance(_key(category, "id"), int) or category.get("name") is None:
                 raise DataError(f"{file}: the category {category!r} has no whole 'id' or no 'name'.")
             if category["id"] in self.categories:
                 raise DataError(f"{file}: two categories have the id {category['id']}. Ids must differ.")
@@ -103,6 +104,7 @@ class CocoFile:
         shapes: dict[int, list[Shape]] = defaultdict(list)
         boxes: list[str] = []
         outside: list[str] = []
+        flat: list[str] = []
         for index, annotation in enumerate(self.annotations):
             name = _name(annotation, index)
             try:
@@ -117,7 +119,11 @@ class CocoFile:
             shapes[image].append(shape)
             if _is_outside(shape, self.images[image][1]):
                 outside.append(name)
+            elif shape.area == 0:
+                flat.append(name)
         self._tell(boxes, outside)
+        if flat:
+            self.problems.append(no_area(self.file, flat))
         return {
             name: CocoLabel(self.file, name, size, in_order(shapes.get(i, []), IGNORE))
             for i, (name, size) in self.images.items()
@@ -151,6 +157,9 @@ class CocoFile:
                 fix,
             )
         crowd = annotation.get("iscrowd") == 1
+        if not crowd and annotation.get("iscrowd") not in (0, None):
+            found = f"iscrowd is {annotation['iscrowd']!r}"
+            raise _BadError("bad-annotation", found, "It is 0, or 1 for a crowd, which is ignored.", fix)
         value = IGNORE if crowd else values[category]
         segmentation = annotation.get("segmentation")
         if not segmentation:
@@ -176,7 +185,7 @@ class CocoFile:
 def _load(file: Path) -> dict[str, Any]:
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+    except (ValueError, RecursionError) as problem:  # also where it is no UTF-8, or a number has no end
         raise DataError(f"{file} is not valid JSON: {problem}. Export the annotations again.") from problem
     missing = [k for k in _KEYS if not isinstance(content, dict) or not isinstance(content.get(k), list)]
     if missing:
@@ -197,16 +206,26 @@ def _images(file: Path, listed: Iterable[Any]) -> dict[int, tuple[str, tuple[int
         if missing:
             raise DataError(f"{file}: the image {image!r} has no '{missing[0]}'; each has {', '.join(keys)}.")
         height, width = image["height"], image["width"]
-        if not all(isinstance(length, int) and length > 0 for length in (height, width)):
+        if not isinstance(image["file_name"], str | int) or _key(image, "id") is None:
+            raise DataError(f"{file}: the image {image!r} has no valid 'id' or 'file_name'. Correct it.")
+        sizes = (height, width)
+        if not all(
+            isinstance(length, int) and not isinstance(length, bool) and length > 0 for length in sizes
+        ):
             raise DataError(
                 f"{file}: the image {image['file_name']} is {height!r} x {width!r}; sizes are pixels."
             )
-        if image["id"] in images or image["file_name"] in names:
+        if height * width > 2 * (Image.MAX_IMAGE_PIXELS or height * width):
+            raise DataError(
+                f"{file}: the image {image['file_name']} is {height} x {width}, more than can be read. "
+                "Correct its size, or cut it into tiles."
+            )
+        if image["id"] in images or str(image["file_name"]) in names:
             raise DataError(
                 f"{file}: two images have the id {image['id']} or the name {image['file_name']}. "
                 "Both must differ."
             )
-        names.add(image["file_name"])
+        names.add(str(image["file_name"]))
         images[image["id"]] = (str(image["file_name"]), (height, width))
     return images
 
@@ -214,7 +233,7 @@ def _images(file: Path, listed: Iterable[Any]) -> dict[int, tuple[str, tuple[int
 def _key(annotation: Any, key: str) -> Any:  # noqa: ANN401  # json
     """An id that may be looked up, or None."""
     value = annotation.get(key) if isinstance(annotation, dict) else None
-    return value if isinstance(value, int | str) else None
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
 def _name(annotation: Any, index: int) -> str:  # noqa: ANN401  # json
@@ -239,7 +258,7 @@ def _polygons(segmentation: Any, fix: str) -> tuple[np.ndarray, ...]:  # noqa: A
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _FAR
 
 
 def _runs(rle: Mapping[str, Any], size: tuple[int, int], fix: str) -> np.ndarray:

@@ -1,22 +1,15 @@
 """Read any common picture as RGB."""
 
 import re
-import warnings
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from convlora.errors import DataError
 
 EXTENSIONS = frozenset({"png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"})
-
-#: Above this many pixels Pillow warns of a decompression bomb, and above twice as many it refuses to decode.
-MANY_PIXELS = Image.MAX_IMAGE_PIXELS or 2**62
-# the check names such files itself, and damaged EXIF tags are left aside as viewers do
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -26,6 +19,17 @@ _TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
+}
+
+#: Starts of files that are often found under the name of a picture.
+_OTHERS = {
+    b"version https://git-lfs": "a pointer of Git LFS (get the file with `git lfs pull`)",
+    b"<!doctype html": "a web page, as a failed download leaves it",
+    b"<html": "a web page, as a failed download leaves it",
+    b"<svg": "a vector drawing (SVG)",
+    b"<?xml": "XML",
+    b"%pdf": "a PDF",
+    b"pk\x03\x04": "a ZIP archive",
 }
 
 
@@ -79,10 +83,7 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
     except (
         Exception
     ) as error:  # damaged files make decoders raise almost anything: struct, zlib, index errors
-        empty = path.is_file() and path.stat().st_size == 0
-        # Pillow names the buffer that it was given
-        reason = re.sub(r"'?<_io\.BytesIO object at 0x[0-9a-f]+>'?", path.name, str(error))
-        found = f"cannot be read as an image: {'the file is empty (0 bytes)' if empty else reason}"
+        found = f"cannot be read as an image: {_reason(path, error)}"
         raise FileError.about(path, found, "Replace or remove the file.") from error
     if frames > 1:
         found = f"holds {frames} frames; one file must be one picture"
@@ -95,7 +96,8 @@ def read_image(path: Path) -> np.ndarray:
 
     8-bit grey, RGB, RGBA (the alpha channel is dropped), palette (through its colours), CMYK and 1-bit are
     read as Pillow converts them. 16-bit and float grey are stretched between their 0.1 and 99.9 percentile,
-    because cameras rarely use the range of the type. EXIF orientation is applied.
+    because cameras rarely use the range of the type; NaN and infinite pixels become black, and count in no
+    percentile. Of 16-bit colour the upper 8 bits are read. EXIF orientation is applied.
 
     Returns:
         (H, W, 3) float32 in [0, 1].
@@ -135,6 +137,25 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _stretch(grey: np.ndarray) -> np.ndarray:
-    finite = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = np.percentile(finite, (0.1, 99.9))
-    return np.clip((finite - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+    finite = np.isfinite(grey)
+    low, high = np.percentile(grey[finite], (0.1, 99.9)) if finite.any() else (0.0, 0.0)
+    filled = np.where(finite, grey, low)
+    return np.clip((filled - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What is wrong with a file that no decoder takes; decoders tell little, or of objects in memory."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError:
+        return str(error)
+    if not head:
+        return "the file is empty (0 bytes)"
+    if isinstance(error, UnidentifiedImageError):
+        said = next((what for start, what in _OTHERS.items() if head.lstrip().lower().startswith(start)), "")
+        return (
+            f"it is {said}, not a picture" if said else "its content is no picture of a format that is read"
+        )
+    text = re.sub(r"<_io\.\w+[^>]*>", path.name, str(error))
+    return text or type(error).__name__

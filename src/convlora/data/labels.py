@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from convlora.data.images import open_image, orientation
-from convlora.data.masks import MaskEncoding, decode, read_values
-from convlora.data.palette import Palette, read_colours
+from convlora.data.images import open_image
+from convlora.data.masks import MaskEncoding, decode, values_of
+from convlora.data.palette import Palette, colours_of
 
 
 class Label(ABC):
@@ -49,10 +50,6 @@ class Label(ABC):
             FileError: the file cannot be read or does not hold a label.
         """
 
-    def turned(self) -> int:
-        """EXIF orientation that `read` has applied, 1 to 8."""
-        return 1
-
     def digest(self, values: np.ndarray) -> str:
         """Hash for the fingerprint of the data; it changes whenever the label does.
 
@@ -76,11 +73,11 @@ class MaskFile(Label):
 
     def read(self) -> np.ndarray:
         """See `Label.read`."""
-        return read_colours(self.file, self.palette) if self.palette else read_values(self.file)
+        return self.interpret(open_image(self.file))
 
-    def turned(self) -> int:
-        """See `Label.turned`."""
-        return orientation(open_image(self.file))
+    def interpret(self, image: Image.Image) -> np.ndarray:
+        """`read` of a file that is decoded already."""
+        return colours_of(image, self.file, self.palette) if self.palette else values_of(image, self.file)
 
     def digest(self, values: np.ndarray) -> str:
         """Hash of the file's bytes; with a palette, of the ids."""

@@ -3,12 +3,13 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from convlora.data.classes import check_names, read_class_names
+from convlora.data.hints import meant_folder
 from convlora.data.images import is_image
 from convlora.data.labels import Label, MaskFile
 from convlora.data.masks import MaskEncoding
@@ -31,28 +32,6 @@ __all__ = [
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 #: Names that the folder of the masks may have; 'masks' comes first, of the others there must be one only.
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "gt", "ground_truth")
-#: Names that people give to the folders; they are not read, but told to be renamed.
-IMAGE_FOLDERS = (
-    "images",
-    "image",
-    "imgs",
-    "img",
-    "jpegimages",
-    "photos",
-    "pictures",
-    "rgb",
-    "input",
-    "inputs",
-)
-_OTHER_MASK_FOLDERS = (
-    "segmentationclass",
-    "segmentations",
-    "segmentation",
-    "seg",
-    "targets",
-    "target",
-    "truth",
-)
 LAYOUT_HELP = (
     "A data folder holds {train,val,test}/{images,masks}/NAME.png, "
     "or {images,masks}/{train,val,test}/NAME.png, or {images,masks}/NAME.png without splits; "
@@ -78,14 +57,18 @@ class Pair:
 
 @dataclass(frozen=True)
 class Folder:
-    """Files of one split, before they are paired; or with the pairs that a table or a json says."""
+    """Files of one split, before they are paired; or with the pairs that a table or a json says.
+
+    A `fault` tells what is wrong with the `place` of the split, so that nothing in it can be paired.
+    """
 
     split: str
     images: tuple[Path, ...]
     masks: tuple[Label, ...]
     others: tuple[Path, ...] = ()
     pairs: tuple[Pair, ...] | None = None
-    trouble: str = ""  # why no pairs could be made
+    place: Path | None = None
+    fault: str = ""
 
     @classmethod
     def of_pairs(cls, split: str, pairs: Iterable[Pair]) -> "Folder":
@@ -117,16 +100,14 @@ def find_folders(root: Path) -> list[Folder]:
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder that exists. {LAYOUT_HELP}.")
-    found = [_list_split(root / name, split) for split, name in _split_folders(root)]
-    if len(found) == 1 and found[0].trouble:
-        raise DataError(found[0].trouble)
+    found = [_split_files(root / name, split) for split, name in _split_folders(root)]
     if not found and (root / "images").is_dir():
         masks = _mask_folder(root)
         found = _splits_inside(root / "images", masks) or [_list_files(root / "images", masks, "all")]
     if not found:
         inside = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
-        hint = _rename_hint(root, "images", IMAGE_FOLDERS)
-        raise DataError(f"{root} holds {inside}.{hint} {LAYOUT_HELP}.")
+        hints = [*filter(None, (meant_folder(root, "images"), meant_folder(root, "masks")))]
+        raise DataError(" ".join((f"{root} holds {inside}.", *hints, f"{LAYOUT_HELP}.")))
     return found
 
 
@@ -201,7 +182,7 @@ def fingerprint(
     for split in sorted(splits):
         for pair in splits[split]:
             line = f"{split}\0{pair.stem}\0{images[pair.image]}\0{labels[pair.mask]}\n"
-            total.update(line.encode("utf-8", "surrogateescape"))  # names may be any bytes
+            total.update(line.encode("utf-8", "surrogateescape"))  # names that are no UTF-8
     return total.hexdigest()[:16]
 
 
@@ -215,11 +196,27 @@ def _split_folders(root: Path) -> list[tuple[str, str]]:
     return [(split, name) for split, names in SPLITS.items() for name in names if (root / name).is_dir()]
 
 
+def _split_files(folder: Path, split: str) -> Folder:
+    """Files of a split's folder; where images or masks are missing, the others are looked at nevertheless."""
+    try:
+        return _list_files(folder / "images", _mask_folder(folder), split)
+    except DataError as error:
+        return _without_pairs(_list_files(folder / "images", folder / MASK_FOLDERS[0], split), folder, error)
+
+
+def _without_pairs(folder: Folder, place: Path, error: DataError) -> Folder:
+    return replace(folder, pairs=(), place=place, fault=str(error))
+
+
 def _mask_folder(folder: Path) -> Path:
     """Folder of the masks beside `folder/images`."""
     if not (folder / "images").is_dir():
-        hint = _rename_hint(folder, "images", IMAGE_FOLDERS)
-        raise DataError(f"{folder} has no folder 'images'.{hint} {LAYOUT_HELP}.")
+        if (folder / "images").exists():
+            raise DataError(f"{folder / 'images'} is a file, not a folder. {LAYOUT_HELP}.")
+        hint = meant_folder(folder, "images")
+        raise DataError(
+            " ".join(filter(None, (f"{folder} has no folder 'images'.", hint, f"{LAYOUT_HELP}.")))
+        )
     if (folder / MASK_FOLDERS[0]).is_dir():
         return folder / MASK_FOLDERS[0]
     found = [name for name in MASK_FOLDERS[1:] if _holds_images(folder / name)]
@@ -230,17 +227,15 @@ def _mask_folder(folder: Path) -> Path:
         )
     if not found:
         yolo = any(True for _ in (folder / "labels").glob("**/*.txt"))
-        hint = " Its labels/ holds text: for YOLO polygons, write data.yaml with the 'names'." if yolo else ""
-        hint = hint or _rename_hint(folder, "masks", (*MASK_FOLDERS, *_OTHER_MASK_FOLDERS))
-        raise DataError(f"{folder} has no folder 'masks'.{hint} {LAYOUT_HELP}.")
+        hint = "Its labels/ holds text: for YOLO polygons, write data.yaml with the 'names'." if yolo else ""
+        hint = hint or meant_folder(folder, "masks")
+        what = (
+            "has no folder 'masks'"
+            if not (folder / "masks").exists()
+            else "holds a file 'masks', not a folder"
+        )
+        raise DataError(" ".join(filter(None, (f"{folder} {what}.", hint, f"{LAYOUT_HELP}."))))
     return folder / found[0]
-
-
-def _rename_hint(folder: Path, wanted: str, others: Sequence[str]) -> str:
-    """' Rename X to images.' where a folder of another usual name holds images."""
-    found = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and p.name.lower() in others]
-    named = [name for name in found if name != wanted and _holds_images(folder / name)]
-    return f" Rename {named[0]} to {wanted}." if len(named) == 1 else ""
 
 
 def _holds_images(folder: Path) -> bool:
@@ -252,34 +247,36 @@ def _splits_inside(images: Path, masks: Path) -> list[Folder]:
     inside = _split_folders(images)
     if not inside and not _split_folders(masks):
         return []
-    for here, there in ((images, masks), (masks, images)):
+    for here in (images, masks):
         loose = [path.name for path in here.iterdir() if path.is_file() and is_image(path)]
         if loose:
             raise DataError(
                 f"{here} holds folders of splits, but also {len(loose)} images of its own, such as {loose[0]}"
                 ". Put every image into a split's folder."
             )
-        missing = sorted(
-            {name for _, name in _split_folders(here)} - {name for _, name in _split_folders(there)}
-        )
-        if missing:
-            raise DataError(
-                f"{here} has a folder '{missing[0]}', but {there} has none. {images.name} and {masks.name} "
-                "must have the same folders of splits."
+    folders = []
+    names = [(s, name) for s, group in SPLITS.items() for name in group]
+    for split, name in names:
+        here, there = images / name, masks / name
+        if not here.is_dir() and not there.is_dir():
+            continue
+        folder = _list_files(here, there, split)
+        if not (here.is_dir() and there.is_dir()):
+            has, lacks = (images, masks) if here.is_dir() else (masks, images)
+            error = DataError(
+                f"{has} has a folder '{name}', but {lacks} has none. {images.name} and {masks.name} must "
+                "have the same folders of splits."
             )
-    return [_list_files(images / name, masks / name, split) for split, name in inside]
-
-
-def _list_split(folder: Path, split: str) -> Folder:
-    """Files of a split; one that has another layout does not hide what is wrong with the others."""
-    try:
-        return _list_files(folder / "images", _mask_folder(folder), split)
-    except DataError as error:
-        return Folder(split, (), (), pairs=(), trouble=str(error))
+            folder = _without_pairs(folder, has / name, error)
+        folders.append(folder)
+    return folders
 
 
 def _list_files(images: Path, masks: Path, split: str) -> Folder:
-    files = [sorted(p for p in path.iterdir() if not p.name.startswith(".")) for path in (images, masks)]
+    files = [
+        sorted(p for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else []
+        for path in (images, masks)
+    ]
     strays = {p for group in files for p in group if not (p.is_file() and is_image(p))}
     kept = [tuple(p for p in group if p not in strays) for group in files]
     return Folder(split, kept[0], tuple(MaskFile(p) for p in kept[1]), tuple(sorted(strays)))

@@ -45,12 +45,10 @@ def values_of(image: Image.Image, path: Path) -> np.ndarray:
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8)
     if image.mode in {"LA", "PA"}:
-        values = np.asarray(image)
-        return _opaque(values[..., 0], values[..., 1], path)
+        return np.asarray(image)[..., 0]
     if image.mode.startswith(("I", "F")):
         return _narrow(np.asarray(image), path)
-    values = _grey(np.asarray(image.convert("RGB")), path)
-    return _opaque(values, np.asarray(image.getchannel("A")), path) if image.mode == "RGBA" else values
+    return _grey(np.asarray(image.convert("RGB")), path)
 
 
 def read_mask(path: Path, encoding: MaskEncoding) -> np.ndarray:
@@ -117,23 +115,6 @@ def _grey(rgb: np.ndarray, path: Path) -> np.ndarray:
     found = f"is a colour mask with {len(colours)} colours: {listed}{more}; a mask holds one channel of ids"
     fix = "Give every colour an id and save the ids as an 8-bit PNG."
     raise FileError.about(path, found, fix, "colour-mask")
-
-
-def _opaque(values: np.ndarray, alpha: np.ndarray, path: Path) -> np.ndarray:
-    """The values, where the alpha channel says nothing that they do not: transparent is 0 only."""
-    seen = alpha < alpha.max()
-    if not seen.any():
-        return values
-    if (values == values.flat[0]).all():
-        found = f"has the same value {values.flat[0]} everywhere, and an alpha channel that varies"
-        fix = "If the alpha channel is the mask, save it as an 8-bit PNG of its own."
-        raise FileError.about(path, found, fix, "alpha-mask")
-    labelled = int((seen & (values != 0)).sum())
-    if labelled:
-        found = f"has {labelled} transparent pixels with a value that is not 0 (labelled or not?)"
-        fix = "Save the ids as an 8-bit PNG without an alpha channel."
-        raise FileError.about(path, found, fix, "alpha-mask")
-    return values
 
 
 def _palette() -> list[int]:

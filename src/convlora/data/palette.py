@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from convlora.data.classes import check_names
+from convlora.data.complaints import listening
 from convlora.data.images import FileError, open_image, upright
 from convlora.data.masks import IGNORE
 from convlora.errors import DataError
@@ -119,7 +121,16 @@ def read_colours(path: Path, palette: Palette) -> np.ndarray:
     Raises:
         FileError: the file cannot be read, or holds a colour that is not in the palette.
     """
-    image = upright(open_image(path))
+    return colours_of(open_image(path), path, palette)
+
+
+def colours_of(image: Image.Image, path: Path, palette: Palette) -> np.ndarray:
+    """`read_colours` of a mask that is decoded already; `path` is named in the error.
+
+    Raises:
+        FileError: it holds a colour that is not in the palette.
+    """
+    kind, image = image.format, upright(image)
     if image.mode.startswith(("I", "F")):
         found = f"has one channel of numbers (mode {image.mode}), but {palette.source} tells colours"
         fix = "Save the mask with its colours, or leave out the palette if these are class ids."
@@ -127,7 +138,7 @@ def read_colours(path: Path, palette: Palette) -> np.ndarray:
     rgb = np.asarray(image.convert("RGB"))
     ids, known = palette.convert(rgb)
     if not known.all():
-        raise FileError.about(path, _unknown(rgb[~known], palette), _fix(path, image.mode), "unknown-colour")
+        raise FileError.about(path, _unknown(rgb[~known], palette), _fix(kind, image.mode), "unknown-colour")
     return ids
 
 
@@ -148,7 +159,7 @@ def count_colours(paths: Iterable[Path]) -> Counter[tuple[int, int, int]]:
         )
 
     total: Counter[tuple[int, int, int]] = Counter()
-    with ThreadPoolExecutor() as pool:
+    with listening(), ThreadPoolExecutor() as pool:
         for counts in pool.map(count, paths):
             total.update(counts)
     return total
@@ -195,8 +206,8 @@ def _unknown(pixels: np.ndarray, palette: Palette) -> str:
     return f"holds {noun} that {palette.source} does not name: {', '.join(parts)}{more}"
 
 
-def _fix(path: Path, mode: str) -> str:
-    if path.suffix.lower() in {".jpg", ".jpeg"}:
+def _fix(kind: str | None, mode: str) -> str:
+    if kind in {"JPEG", "MPO"}:
         return "JPEG changes colours: save the mask as PNG, from the original labels."
     fix = "Add a line for the colour to the palette (the name 'ignore' leaves it out), or correct the mask."
     if mode in {"P", "L", "1"}:

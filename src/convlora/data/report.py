@@ -8,6 +8,28 @@ from typing import Any, Literal
 from convlora.data.layout import DataSet
 from convlora.errors import DataError
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a line break in a name, or worse for a terminal
+
+
+def shown(text: str) -> str:
+    """Text that any encoding can hold: bytes of a file name that are no UTF-8 as escapes."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a character from a json
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+def shown_file(file: object) -> str:
+    """A file as problems name it: `shown`, and line breaks and other control characters as escapes."""
+    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], shown(str(file)))
+
+
+def count(number: int, noun: str) -> str:
+    """'1 error', '2 errors'."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -19,6 +41,12 @@ class Problem:
     found: str
     rule: str
     fix: str
+
+    def __post_init__(self) -> None:
+        """Names that are not UTF-8 are shown with escapes, else no report could be printed or parsed."""
+        for key in ("found", "rule", "fix"):
+            object.__setattr__(self, key, shown(getattr(self, key)))
+        object.__setattr__(self, "file", shown_file(self.file))
 
     def __str__(self) -> str:
         told = (f"[{self.code}] {self.file}: {self.found.rstrip('.')}.", self.rule, self.fix)
@@ -74,7 +102,7 @@ class Report:
         more = len(self.errors) - limit
         if more > 0:
             lines.append(f"  ... and {more} more: convlora check shows all")
-        raise DataError(f"The data has {_count(self.errors, 'error')}:\n" + "\n".join(lines))
+        raise DataError(f"The data has {count(len(self.errors), 'error')}:\n" + "\n".join(lines))
 
     def to_json(self) -> str:
         """The report for programs."""
@@ -96,12 +124,8 @@ class Report:
                 lines += _tell(severity, code, alike, limit)
         for key, value in self.statistics.items():
             lines.append(f"{key}: {value}")
-        lines.append(f"{_count(self.errors, 'error')}, {_count(self.warnings, 'warning')}")
+        lines.append(f"{count(len(self.errors), 'error')}, {count(len(self.warnings), 'warning')}")
         return "\n".join(lines)
-
-
-def _count(found: list[Problem], what: str) -> str:
-    return f"{len(found)} {what}{'' if len(found) == 1 else 's'}"
 
 
 def _tell(severity: str, code: str, alike: list[Problem], limit: int) -> list[str]:

@@ -11,9 +11,10 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from convlora.data.complaints import listening, of_file
+from convlora.data.formats import depth, lossy_format, varying_alpha
 from convlora.data.images import FileError, displayed_size, open_image, orientation
 from convlora.data.labels import Label, MaskFile
-from convlora.data.masks import values_of
 from convlora.data.progress import ShowProgress, no_progress
 
 _SAMPLES = 32  # rows and columns of the pixels by which copies are looked for
@@ -33,7 +34,9 @@ class ImageFacts:
     error: FileError | None = None
     sample: str = ""  # hash of some pixels: equal in copies, whatever their format
     blank: bool = False  # whether all pixels have one colour
-    not_finite: int = 0  # pixels that are NaN or infinite
+    deep: str = ""  # what is to be known of more than 8 bits: 'stretched', 'upper bits', or ''
+    odd: int = 0  # pixels that are NaN or infinite
+    told: tuple[Warning, ...] = ()  # by the decoder
 
 
 @dataclass(frozen=True)
@@ -46,28 +49,36 @@ class MaskFacts:
     digest: str = ""
     turned: int = 1
     error: FileError | None = None
-    jpeg: bool = False
+    lossy: str = ""  # format that changes the values of a mask, such as JPEG, or ''
+    alpha: tuple[int, int] | None = None  # smallest and largest, where it varies
+    told: tuple[Warning, ...] = ()
+    deep: str = ""  # see `ImageFacts`
 
 
 def scan_image(path: Path) -> ImageFacts:
     """Read one image once: decode it, hash its bytes and some of its pixels."""
-    try:
-        content = _read(path)
-        image = open_image(path, content)
-    except FileError as error:
-        return ImageFacts(path, None, error=error)
-    digest = hashlib.sha256(content).hexdigest()
-    few = _as_shown(image.resize((_SAMPLES, _SAMPLES), Image.Resampling.NEAREST))
-    blank = _is_flat(few) and _is_flat(_as_shown(image))
-    sample = hashlib.sha256(f"{image.size} {few.mode}".encode() + few.tobytes()).hexdigest()
-    size, turned = displayed_size(image), orientation(image)
-    return ImageFacts(path, size, digest, turned, None, sample, blank, _not_finite(image))
+    with of_file() as told:
+        try:
+            content = _read(path)
+            image = open_image(path, content)
+        except FileError as error:
+            return ImageFacts(path, None, error=error)
+        digest = hashlib.sha256(content).hexdigest()
+        few = _as_shown(image.resize((_SAMPLES, _SAMPLES), Image.Resampling.NEAREST))
+        blank = _is_flat(few) and _is_flat(_as_shown(image))
+        sample = hashlib.sha256(f"{image.size} {few.mode}".encode() + few.tobytes()).hexdigest()
+        size, turned = displayed_size(image), orientation(image)
+        odd = int(np.count_nonzero(~np.isfinite(np.asarray(image)))) if image.mode.startswith("F") else 0
+    return ImageFacts(
+        path, size, digest, turned, None, sample, blank, depth(image, content), odd, tuple(told)
+    )
 
 
 def hash_pixels(path: Path) -> str:
     """Hash of all pixels: the same for copies in any lossless format; '' if it cannot be read."""
     try:
-        image = _as_shown(open_image(path))
+        with listening():
+            image = _as_shown(open_image(path))
     except FileError:
         return ""
     return hashlib.sha256(f"{image.size} {image.mode}".encode() + image.tobytes()).hexdigest()
@@ -75,20 +86,24 @@ def hash_pixels(path: Path) -> str:
 
 def scan_mask(label: Label) -> MaskFacts:
     """Read one label once, count its values and hash it."""
-    try:
-        if isinstance(label, MaskFile) and label.palette is None:
-            content = _read(label.path)
-            image = open_image(label.path, content)
-            turned, values = orientation(image), values_of(image, label.path)
-            digest, jpeg = hashlib.sha256(content).hexdigest(), image.format in {"JPEG", "MPO"}
-        else:
-            jpeg = False
-            turned, values = label.turned(), label.read()
-            digest = label.digest(values)
-    except FileError as error:
-        return MaskFacts(label, None, error=error)
+    turned, lossy, alpha, deep, digest = 1, "", None, "", ""
+    with of_file() as told:
+        try:
+            if isinstance(label, MaskFile):
+                content = _read(label.path)
+                image = open_image(label.path, content)
+                turned, lossy, alpha = orientation(image), lossy_format(image, content), varying_alpha(image)
+                deep = depth(image, content)
+                values = label.interpret(image)
+                if label.palette is None:
+                    digest = hashlib.sha256(content).hexdigest()
+            else:
+                values = label.read()
+        except FileError as error:
+            return MaskFacts(label, None, error=error, lossy=lossy, alpha=alpha)
     height, width = values.shape
-    return MaskFacts(label, (height, width), _count(values), digest, turned, None, jpeg)
+    digest, counts = digest or label.digest(values), _count(values)
+    return MaskFacts(label, (height, width), counts, digest, turned, None, lossy, alpha, tuple(told), deep)
 
 
 def scan_all(
@@ -107,7 +122,7 @@ def scan_all(
     """
     paths, labels = list(dict.fromkeys(images)), list(dict.fromkeys(masks))
     pool = ThreadPoolExecutor(workers or cpu_count() or 1)
-    with progress(len(paths) + len(labels)) as advance:
+    with listening(), progress(len(paths) + len(labels)) as advance:
         try:
             image_facts = pool.map(_then(scan_image, advance), paths)
             mask_facts = pool.map(_then(scan_mask, advance), labels)
@@ -155,10 +170,6 @@ def _as_shown(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return image
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _not_finite(image: Image.Image) -> int:
-    return int((~np.isfinite(np.asarray(image))).sum()) if image.mode.startswith("F") else 0
 
 
 def _is_flat(image: Image.Image) -> bool:

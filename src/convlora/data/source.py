@@ -20,6 +20,7 @@ class Source:
         classes: names that the labels themselves come with, id 0 first.
         shapes: labels are painted from shapes: they are class ids, and no mask file exists.
         problems: found while reading.
+        places: split of what problems name that is no file, such as rows of a table.
     """
 
     layout: str
@@ -28,6 +29,7 @@ class Source:
     classes: tuple[str, ...] | None = None
     shapes: bool = False
     problems: list[Problem] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict)
 
 
 def error(code: str, file: object, found: str, rule: str, fix: str) -> Problem:
@@ -38,6 +40,23 @@ def error(code: str, file: object, found: str, rule: str, fix: str) -> Problem:
 def warning(code: str, file: object, found: str, rule: str, fix: str) -> Problem:
     """A problem to know of."""
     return Problem("warning", code, str(file), found, rule, fix)
+
+
+def no_area(file: object, places: Sequence[str]) -> Problem:
+    """Shapes that cover nothing."""
+    listed = ", ".join(places[:3]) + (f" and {len(places) - 3} more" if len(places) > 3 else "")
+    rule = "A shape without an area paints nothing."
+    return warning(
+        "no-area", file, f"without an area: {listed}", rule, "Label these objects again, or remove them."
+    )
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file exists; a name that no file can have does not."""
+    try:
+        return path.is_file()
+    except OSError:  # too long
+        return False
 
 
 def with_background(names: Sequence[str], place: Path) -> tuple[str, ...]:

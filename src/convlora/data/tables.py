@@ -11,7 +11,7 @@ from pathlib import Path
 from convlora.data.labels import MaskFile
 from convlora.data.layout import SPLITS, Folder, Pair, unique_stems
 from convlora.data.report import Problem
-from convlora.data.source import Source, error
+from convlora.data.source import Source, error, is_there
 from convlora.errors import DataError
 
 FILE = "data.csv"
@@ -47,10 +47,12 @@ def read_table(file: Path) -> Source:
     if not rows and not problems:
         raise DataError(f"{file} has no row below its header. {_RULE}")
     problems += _check_missing(file, rows)
-    rows = [row for row in rows if row.image.is_file() and row.mask.is_file()]
+    places = {f"{file}, line {row.line}": row.split for row in rows if row.split != "all"}
+    rows = [row for row in rows if is_there(row.image) and is_there(row.mask)]
     problems += _check_repeated(file, rows)
     splits = "with a column split" if "split" in header else "without splits"
-    return Source(f"table {file.name}, {splits}", file.parent, _folders(rows), problems=problems)
+    layout = f"table {file.name}, {splits}"
+    return Source(layout, file.parent, _folders(rows), problems=problems, places=places)
 
 
 def _parse(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -119,9 +121,10 @@ def _read_row(file: Path, line: int, header: list[str], cells: list[str]) -> _Ro
 def _check_missing(file: Path, rows: Sequence[_Row]) -> Iterator[Problem]:
     for row in rows:
         for kind, path in (("image", row.image), ("mask", row.mask)):
-            if not path.is_file():
+            if not is_there(path):
                 found = f"the {kind} {path} does not exist"
-                fix = "Correct the name or remove the row."
+                slash = " Write / in place of \\." if "\\" in path.name else ""
+                fix = f"Correct the name or remove the row.{slash}"
                 yield error("missing-file", f"{file}, line {row.line}", found, _RULE, fix)
 
 

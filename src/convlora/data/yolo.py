@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convlora.data.classes import check_names, names_in_yaml, read_mapping
+from convlora.data.classes import check_names, check_texts, names_in_yaml, read_mapping
 from convlora.data.images import FileError, displayed_size, is_image, open_image
 from convlora.data.labels import Label
 from convlora.data.layout import SPLITS, Folder, Pair, unique_stems
 from convlora.data.masks import IGNORE
-from convlora.data.raster import Shape, in_order, paint
-from convlora.data.report import Problem
-from convlora.data.source import Source, error, warning, with_background
+from convlora.data.raster import Shape, in_order, paint, polygon_area
+from convlora.data.report import Problem, count
+from convlora.data.source import Source, error, is_there, no_area, warning, with_background
 from convlora.errors import DataError
 
 NAMES = ("data.yaml", "data.yml")
@@ -50,7 +50,10 @@ class YoloLabel(Label):
 
     def read(self) -> np.ndarray:
         """See `Label.read`."""
-        height, width = _size(self.image)
+        try:
+            height, width = _size(self.image)
+        except FileError as error:  # told of the image
+            raise FileError.about(self.file, "is of an image that cannot be read", "", BAD_LINE) from error
         shapes = []
         for line, text in _lines(self.file):
             parsed = _parse(text, self.classes)
@@ -87,7 +90,7 @@ def read_yolo(file: Path) -> Source:
         DataError: data.yaml lacks names, or names folders that do not exist.
     """
     content = read_mapping(file)
-    names = [str(name).strip() for name in names_in_yaml(content, file)]
+    names = check_texts(names_in_yaml(content, file), file)
     classes = check_names(with_background(names, file), file)
     problems: list[Problem] = []
     folders = []
@@ -100,8 +103,10 @@ def read_yolo(file: Path) -> Source:
         ]
         folders.append(Folder.of_pairs(split, sorted(pairs, key=lambda pair: pair.stem)))
         problems += _check_labels(split, pairs, names)
-    count = f"{len(names)} class{'' if len(names) == 1 else 'es'}"
-    return Source(f"YOLO polygons, {count}", file.parent, folders, classes, shapes=True, problems=problems)
+    classes_said = f"{len(names)} class{'' if len(names) == 1 else 'es'}"
+    return Source(
+        f"YOLO polygons, {classes_said}", file.parent, folders, classes, shapes=True, problems=problems
+    )
 
 
 def _splits(file: Path, content: dict[object, object]) -> dict[str, list[Path]]:
@@ -142,11 +147,12 @@ def _place(file: Path, base: Path, key: str, item: str) -> Path:
 def _images(place: Path) -> Iterator[Path]:
     """Images of a folder with its sub-folders, or those that a text file lists."""
     if place.is_dir():
-        yield from sorted(p for p in place.rglob("*") if p.is_file() and is_image(p))
+        found = (p for p in place.rglob("*") if p.is_file() and is_image(p))
+        yield from sorted(p for p in found if not p.name.startswith("."))  # systems leave ._NAME.png behind
         return
     for line, text in _lines(place):
         path = place.parent / text
-        if not path.is_file():
+        if not is_there(path):
             raise DataError(
                 f"{place}, line {line}: the image {path} does not exist. Correct or remove the line."
             )
@@ -172,7 +178,7 @@ def _size(image: Path) -> tuple[int, int]:
     try:
         with Image.open(image) as opened:
             return displayed_size(opened)
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return displayed_size(open_image(image))  # raises with the reason
 
 
@@ -198,8 +204,8 @@ def _parse(text: str, classes: int) -> tuple[int, np.ndarray] | str:
             return f"'{word}' is no number"
     if not re.fullmatch(r"\d+", words[0]):
         return f"the class is '{words[0]}', which is no whole number"
-    if int(words[0]) >= classes:
-        return f"the class is {words[0]}, but data.yaml names 0 to {classes - 1}"
+    if len(words[0]) > 9 or int(words[0]) >= classes:
+        return f"the class is {words[0][:20]}, but data.yaml names 0 to {classes - 1}"
     if len(numbers) % 2:
         return f"{len(numbers)} coordinates, which is an odd number"
     if len(numbers) == 4:
@@ -224,12 +230,25 @@ def _check_labels(split: str, pairs: Sequence[Pair], names: Sequence[str]) -> It
         yield warning("missing-labels", split, found, rule, "Fine if nothing is in these images.")
     for pair in pairs:
         yield from _check_file(pair.mask.path, names)
+    yield from _check_unused({pair.mask.path for pair in pairs})
+
+
+def _check_unused(used: set[Path]) -> Iterator[Problem]:
+    """Label files that no image has."""
+    for folder in sorted({path.parent for path in used}):
+        lost = sorted(p for p in folder.glob("*.txt") if p not in used and p.name != "classes.txt")
+        if lost:
+            found = f"{count(len(lost), 'label file')} without an image"
+            rule = "NAME.txt is the label of the image NAME."
+            fix = "Add the image, or move the label away."
+            yield warning("unused-labels", lost[0], f"{found}, this is the first", rule, fix)
 
 
 def _check_file(file: Path, names: Sequence[str]) -> Iterator[Problem]:
     """Problems by line; boxes, which are usually all lines of a file, once."""
     fix = "Correct or remove the line."
-    boxes = []
+    boxes: list[int] = []
+    flat: list[str] = []
     try:
         lines = _lines(file)
     except FileError:
@@ -240,6 +259,10 @@ def _check_file(file: Path, names: Sequence[str]) -> Iterator[Problem]:
             boxes.append(line)
         elif isinstance(parsed, str):
             yield error("bad-label", f"{file}, line {line}", parsed, _RULE, fix)
+        elif isinstance(parsed, tuple) and polygon_area(parsed[1]) == 0:
+            flat.append(f"line {line}")
+    if flat:
+        yield no_area(file, flat)
     if boxes:
         found = f"{len(boxes)} of {len(lines)} lines hold class and four numbers: boxes are not masks"
         fix = "Export the data for segmentation (polygons)."
