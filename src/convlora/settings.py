@@ -54,7 +54,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
             twice or an alias, or is no mapping.
     """
     try:
-        content = _load(file.read_text(encoding="utf-8-sig"), str(file))
+        content = parse_yaml(file.read_text(encoding="utf-8-sig"), str(file))
     except FileNotFoundError as error:
         raise ConfigError(f"{file} does not exist.") from error
     except UnicodeDecodeError as error:
@@ -114,7 +114,7 @@ def _assign(flat: dict[str, Any], item: str) -> None:
             else f"'{first}' has no parts; only 'method' has"
         )
         raise ConfigError(f"--set {item}: {hint}, for example method.rank=8.")
-    value = _load(text, f"--set {item}")
+    value = parse_yaml(text, f"--set {item}")
     if key == "method" and isinstance(value, str):
         value = {"name": value}
     parts = (
@@ -130,7 +130,16 @@ def _assign(flat: dict[str, Any], item: str) -> None:
         raise ConfigError(f"--set gives method the value {flat['method']!r} and parts. Give its parts alone.")
 
 
-def _load(text: str, source: str) -> Any:  # noqa: ANN401  # whatever YAML holds
+def parse_yaml(text: str, source: str) -> Any:  # noqa: ANN401  # whatever YAML holds
+    """Read YAML text.
+
+    Args:
+        text: the YAML.
+        source: named in the message.
+
+    Raises:
+        ConfigError: it is not valid, or has a key twice or an alias; says the line.
+    """
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:

@@ -306,3 +306,14 @@ def test_classes_of_another_name(data):
     (data / "classes.txt").write_text("cat\nhorse\n")
     with pytest.raises(DataError, match=r"classes.txt says cat, horse. Both must be the same"):
         check_dataset(data).raise_if_errors()
+
+
+def test_ids_of_annotations_that_are_there_twice(tmp_path):
+    root = write_roboflow(tmp_path / "data")
+    file = root / "train" / "_annotations.coco.json"
+    content = json.loads(file.read_text())
+    content["annotations"][1]["id"] = content["annotations"][0]["id"]
+    file.write_text(json.dumps(content))
+    (problem,) = check_dataset(root).problems
+    assert (problem.code, problem.severity, problem.file) == ("repeated-id", "warning", str(file))
+    assert "1 ids of annotations are there more than once, first 100" in problem.found

@@ -225,3 +225,27 @@ def test_labels_go_to_other_processes_and_hash(data):
     np.testing.assert_array_equal(again.read(), expected())
     label(data).write_text(POLYGON)
     assert check_dataset(data).dataset.fingerprint != found.fingerprint
+
+
+def test_a_path_that_is_not_there(tmp_path):
+    root = write_yolo(tmp_path / "data")
+    (root / "data.yaml").write_text("path: ../elsewhere\nnames: [cat, dog]\n")
+    report = check_dataset(root)
+    assert [(p.code, p.severity) for p in report.problems] == [("yolo-path", "warning")]
+    assert "the folders beside data.yaml are taken" in report.problems[0].fix
+    assert len(report.dataset.splits["train"]) == 3
+
+
+def test_pictures_that_are_not_read(tmp_path):
+    root = write_yolo(tmp_path / "data")
+    (root / "train" / "images" / "more.gif").write_bytes(b"GIF89a")
+    (problem,) = check_dataset(root).errors
+    assert (problem.code, problem.file) == ("unread-format", str(root / "train" / "images" / "more.gif"))
+
+
+def test_a_key_twice(tmp_path):
+    root = write_yolo(tmp_path / "data")
+    (root / "data.yaml").write_text("names: [cat, dog]\nnames: [dog, cat]\n")
+    (problem,) = check_dataset(root).errors
+    assert "the key 'names' is there twice" in str(problem)
+    assert "data.yaml" in problem.file

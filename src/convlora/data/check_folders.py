@@ -13,8 +13,8 @@ _LITTER = {"thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db", "icon\r", "@ea
 #: Other names that people give to splits.
 _OTHERS = {"dev": "val", "eval": "val", "validate": "val", "tr": "train", "trn": "train", "tst": "test"}
 #: Endings of pictures that are not read.
-_PICTURES = {"gif", "jp2", "heic", "heif", "avif", "dcm", "nii", "gz", "npy", "npz", "mat", "svg", "pgm"}
-_PICTURES |= {"ppm", "pbm", "exr", "tga", "jxl", "jfif", "raw", "dng", "psd", "mha", "nrrd"}
+PICTURES = {"gif", "jp2", "heic", "heif", "avif", "dcm", "nii", "gz", "npy", "npz", "mat", "svg", "pgm"}
+PICTURES |= {"ppm", "pbm", "exr", "tga", "jxl", "jfif", "raw", "dng", "psd", "mha", "nrrd"}
 
 
 def check_folders(base: Path, folders: Iterable[Folder]) -> Iterator[Problem]:
@@ -59,7 +59,7 @@ def _tell_stray(path: Path, image: bool) -> Problem:
         found, rule = "not a file, but a pipe, a socket or a device", f"Every {kind} is a file."
         return Problem("error", f"unreadable-{kind}", str(path), found, rule, "Replace it by the file.")
     ending = path.suffix.lower().lstrip(".")
-    if ending in _PICTURES:
+    if ending in PICTURES:
         rule = f"Read are {', '.join(sorted(EXTENSIONS))}."
         return Problem(
             "error", "unread-format", str(path), f"files .{ending} are not read", rule, "Save it as PNG."

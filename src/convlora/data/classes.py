@@ -4,9 +4,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
-from convlora.errors import DataError
+from convlora.errors import ConfigError, DataError
+from convlora.settings import parse_yaml
 
 
 def read_class_names(root: Path) -> tuple[str, ...] | None:
@@ -68,12 +67,14 @@ def read_mapping(file: Path) -> dict[object, object]:
     """Read a YAML file of keys and values; another content gives an empty mapping.
 
     Raises:
-        DataError: the file is not valid YAML.
+        DataError: the file is not valid YAML, or has a key twice or an alias.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is not valid YAML: {error}") from error
+        content = parse_yaml(file.read_text(encoding="utf-8-sig"), str(file))
+    except ConfigError as error:
+        raise DataError(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text: {error}. Save it as UTF-8.") from error
     return content if isinstance(content, dict) else {}
 
 

@@ -1,7 +1,7 @@
 """One COCO annotation file: its images, categories and annotations; each problem with the annotation's id."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,12 +122,26 @@ class CocoFile:
             elif shape.area == 0:
                 flat.append(name)
         self._tell(boxes, outside)
+        self._tell_repeated()
         if flat:
             self.problems.append(no_area(self.file, flat))
         return {
             name: CocoLabel(self.file, name, size, in_order(shapes.get(i, []), IGNORE))
             for i, (name, size) in self.images.items()
         }
+
+    def _tell_repeated(self) -> None:
+        """Annotations with one id: two files may have been put together twice."""
+        known = [
+            a["id"] for a in self.annotations if isinstance(a, dict) and isinstance(a.get("id"), int | str)
+        ]
+        counts = Counter(known)
+        twice = [str(i) for i, count in counts.items() if count > 1]
+        if twice:
+            found = f"{len(twice)} ids of annotations are there more than once, first {twice[0]}"
+            rule = "Ids differ; all of them are painted."
+            fix = "Look whether annotations were joined twice; else number them anew."
+            self.problems.append(warning("repeated-id", str(self.file), found, rule, fix))
 
     def missing(self, name: str, places: Sequence[Path]) -> None:
         """Tell that an image is not there."""

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from convlora.data.check_folders import PICTURES
 from convlora.data.classes import check_names, check_texts, names_in_yaml, read_mapping
-from convlora.data.images import FileError, displayed_size, is_image, open_image
+from convlora.data.images import EXTENSIONS, FileError, displayed_size, is_image, open_image
 from convlora.data.labels import Label
 from convlora.data.layout import SPLITS, Folder, Pair, unique_stems
 from convlora.data.masks import IGNORE
@@ -92,9 +93,10 @@ def read_yolo(file: Path) -> Source:
     content = read_mapping(file)
     names = check_texts(names_in_yaml(content, file), file)
     classes = check_names(with_background(names, file), file)
-    problems: list[Problem] = []
+    problems: list[Problem] = list(_check_path(file, content))
     folders = []
     for split, places in _splits(file, content).items():
+        problems += [problem for place in places for problem in _check_unread(place)]
         found = [(place, image) for place in places for image in _images(place)]
         stems = unique_stems([_below(image, place) for place, image in found])
         pairs = [
@@ -107,6 +109,27 @@ def read_yolo(file: Path) -> Source:
     return Source(
         f"YOLO polygons, {classes_said}", file.parent, folders, classes, shapes=True, problems=problems
     )
+
+
+def _check_path(file: Path, content: dict[object, object]) -> Iterator[Problem]:
+    path = content.get("path")
+    if path and not (isinstance(path, str) and (file.parent / path).is_dir()):
+        found = f"path is {path!r}, which is no folder that exists from here"
+        rule = "'path' is where the folders of the splits are, from the folder of data.yaml."
+        fix = "Correct it, or remove it: the folders beside data.yaml are taken."
+        yield warning("yolo-path", str(file), found, rule, fix)
+
+
+def _check_unread(place: Path) -> Iterator[Problem]:
+    """Pictures in formats that are not read."""
+    if place.is_dir():
+        for path in sorted(place.rglob("*")):
+            ending = path.suffix.lower().lstrip(".")
+            if ending in PICTURES and path.is_file() and not path.name.startswith("."):
+                rule = f"Read are {', '.join(sorted(EXTENSIONS))}."
+                yield error(
+                    "unread-format", str(path), f"files .{ending} are not read", rule, "Save it as PNG."
+                )
 
 
 def _splits(file: Path, content: dict[object, object]) -> dict[str, list[Path]]:
