@@ -100,9 +100,9 @@ def test_json_of_the_lists(command):
     ("error", "code", "message"),
     [
         (
-            PermissionError(errno.EACCES, "Permission denied", "/root/x"),
+            PermissionError(errno.EACCES, "Permission denied", "/data/x"),
             2,
-            "error: /root/x: Permission denied",
+            "error: /data/x: Permission denied",
         ),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "error: No space left on device"),
         (OSError("something odd"), 2, "error: something odd"),

@@ -154,14 +154,23 @@ def _to_standard_error(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _check_arguments(
-    split: str, json_file: Path | None, pictures: Path | None, device: str | None, precision: str
-) -> None:
+def check_split(split: str) -> None:
+    """Check the name of a split.
+
+    Raises:
+        ConfigError: there is none of that name; suggests the nearest.
+    """
     if split not in SPLITS:
         known = next((name for name, others in SPLITS.items() if split in others), None)
         near = known or next(iter(difflib.get_close_matches(str(split), SPLITS, n=1)), None)
         hint = f" Did you mean '{near}'?" if near else ""
         raise ConfigError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.{hint}")
+
+
+def _check_arguments(
+    split: str, json_file: Path | None, pictures: Path | None, device: str | None, precision: str
+) -> None:
+    check_split(split)
     autocast_dtype(precision, choose_device(device))
     if json_file is not None:
         check_file(json_file, "--json")

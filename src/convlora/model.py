@@ -1,6 +1,7 @@
 """The model that is fine-tuned: the only place where SAM, a method and a head meet."""
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +73,7 @@ def default_head(num_classes: int) -> HeadKind:
     return "binary" if num_classes == 2 else "per-class"
 
 
-class SegmentationModel(nn.Module):
+class SegmentationModel(nn.Module, ABC):
     """What training, prediction and files need of a model: SAM with an adapter, or a baseline.
 
     Args:
@@ -87,13 +88,13 @@ class SegmentationModel(nn.Module):
         self.config = config
 
     @property
+    @abstractmethod
     def embed_dim(self) -> int:
         """Width of the encoder, which decides the default learning rate."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, image: Tensor, keys: Sequence[int] | None = None) -> HeadOutput:
         """Predict; see `Segmenter.forward`."""
-        raise NotImplementedError
 
     def auxiliary_loss(self) -> Tensor | None:
         """Sum of the method's own losses of the last forward pass in training, if it has any."""
@@ -212,7 +213,7 @@ class Segmenter(SegmentationModel):
 
 def _plain_options(method: adapters.Method) -> dict[str, Any]:
     """Options as JSON gives them back: lists, not tuples."""
-    options = dataclasses.asdict(method)  # type: ignore[call-overload]  # every method is a dataclass
+    options = dataclasses.asdict(method)
     return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
 
 

@@ -112,3 +112,14 @@ def test_what_is_refused(small_backbone, three_class_data, tmp_path, monkeypatch
     with pytest.raises(Exception, match=r"pip install 'convlora\[analyze\]'"):
         analyze(tmp_path / "u", three_class_data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_mistakes_on_the_command_line(command, small_backbone, three_class_data, tmp_path):
+    saved(small_backbone, tmp_path / "run" / "best")
+    code, _, error = command("analyze", tmp_path / "run", three_class_data, "--split", "tst")
+    assert (code, "split is 'tst'; it must be one of train, val, test. Did you mean 'test'?" in error) == (
+        2,
+        True,
+    )
+    code, _, error = command("analyze", "someone/adapter", three_class_data)
+    assert (code, "someone/adapter is no folder here, so --out must say where" in error) == (2, True)

@@ -139,6 +139,9 @@ def test_learning_rates_are_chosen_once(call, in_process, tmp_path):
     in_process.clear()
     call(*arguments)
     assert in_process == []
+    (tmp_path / "out" / "learning_rates.json").write_text("[")
+    code, _, error = call(*arguments)
+    assert (code, "learning_rates.json is damaged" in error) == (2, True)
     # the best by validation, not by chance: change one result and choose anew
     (tmp_path / "out" / "learning_rates.json").unlink()
     folder = next((tmp_path / "out" / "runs").glob("lora-seed1000000-lr0.003*"))

@@ -70,7 +70,7 @@ def test_reference():
     [
         ({"reference": "ssf"}, "--reference is ssf, which is not compared. Give one of conv-lora, lora"),
         ({"seeds": 0}, "--seeds is 0; give 1 or more"),
-        ({"split": "tst"}, "--split is 'tst'; it must be one of train, val, test"),
+        ({"split": "tst"}, "split is 'tst'; it must be one of train, val, test. Did you mean 'test'"),
         ({"metrics": "a,a"}, "--metrics is 'a,a'; give different names"),
         ({"metrics": ""}, "--metrics is ''"),
     ],

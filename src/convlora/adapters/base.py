@@ -67,6 +67,7 @@ class Method(Protocol):
     """
 
     name: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
     trains_encoder: ClassVar[bool] = True
 
     def install(self, encoder: nn.Module) -> list[nn.Parameter]:
@@ -240,7 +241,7 @@ def build_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
 
 
 def _fields(method: type[Method]) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(method)  # type: ignore[arg-type]  # register() lets only dataclasses in
+    return dataclasses.fields(method)
 
 
 def _unknown(kind: str, got: object, known: Iterable[str]) -> str:
@@ -281,8 +282,9 @@ def is_int(value: object, minimum: int) -> bool:
 
 def is_number(value: object, minimum: float = 0.0) -> bool:
     """Whether `value` is a finite int or float (True and False are not) of at least `minimum`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= minimum  # type: ignore[operator,arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and value >= minimum
 
 
 #: Short names of targets.

@@ -23,6 +23,7 @@ from convlora.data.layout import DataSet, Pair
 from convlora.data.splits import read_record
 from convlora.data.transforms import Geometry, apply_image, apply_mask, fit_geometry, normalize
 from convlora.errors import ConfigError
+from convlora.evaluation import check_split
 from convlora.figures import check_matplotlib
 from convlora.inference.predictor import choose_device
 from convlora.model import Segmenter
@@ -62,12 +63,13 @@ def analyze(
     """
     check_probe()
     check_matplotlib("convlora analyze", "analyze")
+    check_split(split)
     check_folder(out, "--out")
     folder = find_adapter(run)
     model = from_pretrained(folder, backbone)
     if not isinstance(model, Segmenter):
         raise ConfigError(f"{folder} holds a {model.config.backbone}; only SAM's encoder can be analysed.")
-    dataset = _dataset(run, data, list(model.config.classes), split, palette)
+    dataset = _dataset(run, data, list(model.config.classes), split, palette, say)
     look = _Look(dataset, split, images, model, choose_device(device))
     found = Analysis(model.config.method, list(dataset.classes), [pair.stem for pair in look.pairs(split)])
     before = load_backbone(model.config.backbone, folder, backbone).sam.image_encoder.eval()
@@ -84,11 +86,20 @@ def analyze(
     return found
 
 
-def _dataset(run: str | Path, data: Path, classes: list[str], split: str, palette: Path | None) -> DataSet:
+def _dataset(
+    run: str | Path,
+    data: Path,
+    classes: list[str],
+    split: str,
+    palette: Path | None,
+    say: Callable[[str], None],
+) -> DataSet:
     wanted = tuple(dict.fromkeys(("train", split)))
     record = read_record(Path(run))
     report = check_dataset(data, classes=classes, palette=palette, splits=wanted, record=record)
     report.raise_if_errors()
+    for problem in report.warnings:
+        say(f"warning: {problem}")
     return report.dataset
 
 

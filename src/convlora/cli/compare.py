@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convlora.cli.data import Classes, Data, PaletteFile
+from convlora.cli.data import Classes, Data, PaletteFile, split_names
 from convlora.cli.options import (
     Backbone,
     BackboneNow,
@@ -21,6 +21,7 @@ from convlora.cli.options import (
     Run,
     Settings,
 )
+from convlora.errors import ConfigError
 
 if TYPE_CHECKING:
     from convlora.comparison.outcome import Outcome
@@ -72,7 +73,7 @@ def compare(
         "out": out,
         "backbone": backbone,
         "preset": preset,
-        "classes": None if classes is None else [name.strip() for name in classes.split(",")],
+        "classes": split_names(classes),
         "palette": palette,
         "epochs": epochs,
         "max_steps": max_steps,
@@ -109,6 +110,8 @@ def analyze(
     from convlora.analysis.analyze import README
     from convlora.analysis.analyze import analyze as run_analysis
 
+    if out is None and not Path(run).is_dir():
+        raise ConfigError(f"{run} is no folder here, so --out must say where the results go.")
     place = out or Path(run) / "analysis"
     run_analysis(
         run, data, place, split=split, images=images, palette=palette, backbone=backbone, device=device

@@ -28,7 +28,7 @@ def methods(
     rows: list[dict[str, Any]] = []
     for name, method in all_methods().items():
         count = count_on_preset(backbone, name)
-        fields = dataclasses.fields(method)  # type: ignore[arg-type]  # every method is a dataclass
+        fields = dataclasses.fields(method)
         options = {field.name: {"default": field.default, "help": field.metadata["help"]} for field in fields}
         rows.append({"method": name, "trained": count.trainable, "share": count.share, "options": options})
     if as_json:

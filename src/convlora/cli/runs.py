@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convlora.cli.data import Classes, Data, PaletteFile
+from convlora.cli.data import Classes, Data, PaletteFile, split_names
 from convlora.cli.options import (
     Backbone,
     BackboneNow,
@@ -82,7 +82,7 @@ def train(
         "backbone": backbone,
         "method": method,
         "preset": preset,
-        "classes": None if classes is None else [name.strip() for name in classes.split(",")],
+        "classes": split_names(classes),
         "palette": palette,
         "epochs": epochs,
         "max_steps": max_steps,

@@ -21,11 +21,11 @@ from PIL import Image
 from convlora.checkpoint import from_pretrained
 from convlora.config import RunConfig, make_config
 from convlora.data.check import check_dataset
-from convlora.data.images import read_image
+from convlora.data.layout import Pair
 from convlora.data.splits import read_record
 from convlora.errors import ConvLoraError
 from convlora.evaluation import new_metrics, score_pairs, write_scores
-from convlora.inference.predictor import Predictor
+from convlora.inference.predictor import Prediction, Predictor
 from convlora.output import write_text, write_whole
 from convlora.state_file import read_states
 from convlora.training.fit import fit
@@ -80,12 +80,15 @@ def _score(config: RunConfig, split: str, samples: Path) -> dict[str, Any]:
     report.raise_if_errors()
     dataset = report.dataset
     pairs = dataset.splits[split]
+    shown = {pair.stem for pair in pairs[:: max(1, len(pairs) // _SAMPLES)][:_SAMPLES]}
+
+    def keep(pair: Pair, prediction: Prediction) -> None:
+        if pair.stem in shown:
+            mask = Image.fromarray(prediction.ids)
+            write_whole(samples / f"{pair.stem}.png", partial(mask.save, format="PNG"))
+
     predictor = Predictor(segmenter, precision=config.precision)
-    scores = score_pairs(predictor, dataset, pairs, new_metrics(dataset.classes)).compute()
-    for pair in pairs[:: max(1, len(pairs) // _SAMPLES)][:_SAMPLES]:
-        mask = Image.fromarray(predictor.predict(read_image(pair.image)).ids)
-        write_whole(samples / f"{pair.stem}.png", partial(mask.save, format="PNG"))
-    return scores
+    return score_pairs(predictor, dataset, pairs, new_metrics(dataset.classes), keep).compute()
 
 
 def _costs(run: Path) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class _Runner:
         What was chosen is kept in a file: methods that are added later do not change the others'.
         """
         file = self.out / TUNED
-        known: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+        known = _read_rates(file)
         missing = [entry for entry in entries if entry.label not in known]
         cells = [
             Cell(entry, TUNING_SEED, lr=factor * defaults[entry.label], tuning=True)
@@ -154,6 +154,17 @@ class _Runner:
         folder = self.out / RUNS / cell.name
         config = {**self.base, **cell.config(), "out": str((folder / "run").resolve())}
         return Task(cell, folder, config, self.settings.split)
+
+
+def _read_rates(file: Path) -> dict[str, float]:
+    """Learning rates that were chosen before; none at first."""
+    try:
+        rates = json.loads(file.read_text()) if file.exists() else {}
+        return {str(label): float(rate) for label, rate in rates.items()}
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise ConfigError(
+            f"{file} is damaged: {error}. Delete it to choose the learning rates anew."
+        ) from error
 
 
 def _validation(result: dict[str, Any], metric: str) -> float | None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from convlora.comparison.entries import parse_methods, parse_train_sizes
-from convlora.data.layout import SPLITS
 from convlora.errors import ConfigError
+from convlora.evaluation import check_split
 from convlora.output import write_text
 
 FILE = "comparison.json"
@@ -64,8 +64,7 @@ def make_settings(
         raise ConfigError(f"--reference is {chosen}, which is not compared. Give one of {', '.join(labels)}.")
     if seeds < 1:
         raise ConfigError(f"--seeds is {seeds}; give 1 or more. Three show a spread.")
-    if split not in SPLITS:
-        raise ConfigError(f"--split is {split!r}; it must be one of {', '.join(SPLITS)}.")
+    check_split(split)
     sizes = tuple(parse_train_sizes(train_sizes))
     return Settings(tuple(labels), seeds, sizes, chosen, tuple(names), split, tune_lr)
 

@@ -1,5 +1,6 @@
 """What the format of a file does to its pixels, by its content; its ending may say something else."""
 
+import numpy as np
 from PIL import Image
 
 _CHANNELS = 2, 4, 6  # colour types of PNG with several channels
@@ -25,8 +26,9 @@ def varying_alpha(image: Image.Image) -> tuple[int, int] | None:
     """Smallest and largest value of an alpha channel that is not the same everywhere, or None."""
     if image.mode not in {"RGBA", "LA", "PA"}:
         return None
-    low, high = image.getchannel("A").getextrema()
-    return (int(low), int(high)) if low != high else None  # type: ignore[arg-type]  # one channel
+    alpha = np.asarray(image.getchannel("A"))
+    low, high = int(alpha.min()), int(alpha.max())
+    return (low, high) if low != high else None
 
 
 def depth(image: Image.Image, content: bytes) -> str:

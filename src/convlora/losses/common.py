@@ -1,6 +1,7 @@
 """What all losses share: the ignored label, full precision, and the checks of their inputs."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from typing import NamedTuple, ParamSpec, TypeVar
 
@@ -25,17 +26,17 @@ def full_precision(loss: Callable[_P, _R]) -> Callable[_P, _R]:
         values = [*args, *kwargs.values()]
         device = next(value.device.type for value in values if isinstance(value, Tensor))
         promoted = {key: _promote(value) for key, value in kwargs.items()}
-        if not torch.amp.is_autocast_available(device):
+        known = torch.amp.is_autocast_available(device)
+        with torch.autocast(device, enabled=False) if known else nullcontext():
             return loss(*map(_promote, args), **promoted)  # type: ignore[arg-type]  # types are kept
-        with torch.autocast(device, enabled=False):
-            return loss(*map(_promote, args), **promoted)  # type: ignore[arg-type]
 
     return computed
 
 
 def _promote(value: object) -> object:
-    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
-    return value.float() if half else value  # type: ignore[attr-defined]  # half: it is a tensor
+    if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
+        return value.float()
+    return value
 
 
 class BinaryPixels(NamedTuple):
