@@ -16,6 +16,7 @@ from convlora.comparison import cell as cell_module
 from convlora.comparison import launch
 from convlora.comparison.cell import run_cell
 from convlora.comparison.launch import one_by_one, read_result, run_task
+from convlora.comparison.settings import make_settings
 from convlora.data.images import read_image
 from convlora.errors import ConfigError
 from convlora.state_file import read_states
@@ -288,3 +289,20 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(binary_data, small_backbone, 
     done = json.loads(state.header["progress"])["step"]
     assert 2 < done < 400
     assert not list((out / "runs" / "lora-seed0").glob("result.json"))
+
+
+def test_a_size_that_is_all_and_sizes_in_any_order(call, in_process, tmp_path):
+    """All eight images under two names; the picture of predictions is of the most images."""
+    code, text, _ = call("--methods", "decoder-only", "--seeds", "2", "--train-sizes", "all,8,3")
+    assert code == 0, text
+    assert read_image(tmp_path / "out" / "train_sizes.png").shape[1] > 500
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert content["rows"][0]["scores"] == content["rows"][1]["scores"]
+    assert make_settings("lora", train_sizes="all,8,3").largest is None
+    assert make_settings("lora", train_sizes="3,16,8").largest == 16
+
+
+def test_a_comparison_inside_the_data(call, in_process, binary_data):
+    code, _, error = call("--methods", "lora", out=binary_data / "comparison")
+    assert (code, "is inside the data folder" in error) == (2, True)
+    assert not (binary_data / "comparison").exists()

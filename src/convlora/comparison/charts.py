@@ -33,7 +33,7 @@ def draw_charts(outcome: Outcome, out: Path) -> None:
     Raises:
         WriteError: the disk is full or not writable.
     """
-    largest = outcome.settings.train_sizes[-1]
+    largest = outcome.settings.largest
     rows = [row for row in outcome.rows if row.train_images == largest and row.trained_parameters]
     metric = outcome.settings.metrics[0]
     if any(row.scores[metric] for row in rows):
@@ -69,11 +69,11 @@ def _against_images(figure: "Figure", outcome: Outcome, metric: str) -> None:
     everything = len(outcome.dataset.splits["train"])
     for entry in outcome.entries:
         rows = [row for row in outcome.rows if row.label == entry.label and row.scores[metric]]
-        points = sorted((row.train_images or everything, row.scores[metric]) for row in rows)
-        if points:
-            x = [size for size, _ in points]
-            means = [score.mean for _, score in points if score]
-            spreads = [score.sd or 0.0 for _, score in points if score]
+        rows.sort(key=lambda row: row.train_images or everything)
+        scores = [score for row in rows if (score := row.scores[metric])]
+        if scores:
+            x = [row.train_images or everything for row in rows]
+            means, spreads = [score.mean for score in scores], [score.sd or 0.0 for score in scores]
             axes.errorbar(x, means, yerr=spreads, marker="o", capsize=3, label=entry.label)
     axes.set_xscale("log", base=2)
     axes.set_xlabel("training images")
@@ -84,7 +84,7 @@ def _against_images(figure: "Figure", outcome: Outcome, metric: str) -> None:
 
 def _folder(outcome: Outcome, label: str, out: Path) -> Path | None:
     """Sample masks of a method: those of its first good seed with most images."""
-    size = outcome.settings.train_sizes[-1]
+    size = outcome.settings.largest
     for cell in outcome.cells:
         good = "error" not in outcome.results[cell.name]
         if cell.entry.label == label and cell.train_images == size and good:

@@ -20,6 +20,7 @@ from convlora.figures import check_matplotlib
 from convlora.metrics import LOWER_IS_BETTER
 from convlora.output import make_folder, write_text
 from convlora.training.plan import make_plan
+from convlora.training.run_folder import run_folder_is_free
 from convlora.training.validation import check_metric
 
 RUNS, TUNED = "runs", "learning_rates.json"
@@ -47,6 +48,7 @@ def compare(
             later is reported, and the others go on.
     """
     check_matplotlib("convlora compare", "compare")
+    run_folder_is_free(config.out, config.data)
     entries = [parse_methods(label)[0] for label in settings.methods]
     dataset = _check_data(config, settings, say)
     base, default_lr = _shared(config, entries, len(dataset.splits["train"]))

@@ -39,6 +39,12 @@ class Settings:
     split: str = "test"
     tune_lr: bool = False
 
+    @property
+    def largest(self) -> int | None:
+        """The largest of `train_sizes`."""
+        sizes = [size for size in self.train_sizes if size is not None]
+        return None if len(sizes) < len(self.train_sizes) else max(sizes)
+
 
 def make_settings(
     methods: str,
