@@ -298,6 +298,12 @@ def test_a_size_that_is_all_and_sizes_in_any_order(call, in_process, tmp_path):
     assert read_image(tmp_path / "out" / "train_sizes.png").shape[1] > 500
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     assert content["rows"][0]["scores"] == content["rows"][1]["scores"]
+    # as on a device whose sums are not always the same
+    file = tmp_path / "out" / "runs" / "decoder-only-n8-seed0" / "result.json"
+    result = json.loads(file.read_text())
+    result["scores"]["mean_dice_foreground"] += 0.01
+    file.write_text(json.dumps(result))
+    assert call("--methods", "decoder-only", "--seeds", "2", "--train-sizes", "all,8,3")[0] == 0
     assert make_settings("lora", train_sizes="all,8,3").largest is None
     assert make_settings("lora", train_sizes="3,16,8").largest == 16
 
