@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convlora.backbone.positional_attention import Grid, attend_with_positions
+
 
 def relative_positions(table: Tensor, size: int) -> Tensor:
     """Embedding of the offset from every query to every key along one axis.
@@ -27,9 +29,7 @@ def relative_positions(table: Tensor, size: int) -> Tensor:
 class Attention(nn.Module):
     """Self-attention on a channel-last map; logits are q.k / sqrt(d) + q.R_h[row] + q.R_w[column].
 
-    The positional terms are carried by H + W extra channels: q.R_h and q.R_w beside the scaled query, the
-    one-hot row and column of the key beside the key. So any fused attention kernel computes them, and the
-    (H W) x (H W) bias that Meta's and transformers' code build is never held.
+    The (H W) x (H W) bias that Meta's and transformers' code build is never held; see `positional_attention`.
 
     Args:
         dim: channels C.
@@ -105,15 +105,11 @@ class Attention(nn.Module):
         return out.transpose(1, 2).reshape(B, N, -1)
 
     def _attend_with_positions(self, q: Tensor, k: Tensor, v: Tensor, H: int, W: int) -> Tensor:
-        d = q.shape[-1]
         by_row, by_column = self._position_logits(q[:, :, : H * W], H, W)
         tokens = q.shape[2] - H * W
         if tokens:
             by_row, by_column = (F.pad(logits, (0, 0, 0, tokens)) for logits in (by_row, by_column))
-        q = torch.cat([q * d**-0.5, by_row, by_column], dim=-1)
-        k = torch.cat([k, _rows_and_columns(k, H, W, tokens)], dim=-1)
-        v = F.pad(v, (0, H + W))  # fused kernels want one width for q, k and v
-        return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :d]
+        return attend_with_positions(q, k, v, by_row, by_column, Grid(H, W))
 
     def _position_logits(self, q: Tensor, H: int, W: int) -> tuple[Tensor, Tensor]:
         """Logit of every query (unscaled) for each row (B, heads, H W, H) and column (B, heads, H W, W)."""
@@ -123,13 +119,3 @@ class Attention(nn.Module):
         by_row = torch.einsum("bnhwd,hkd->bnhwk", q_map, R_h).flatten(2, 3)
         by_column = torch.einsum("bnhwd,wkd->bnhwk", q_map, R_w).flatten(2, 3)
         return by_row, by_column
-
-
-def _rows_and_columns(k: Tensor, H: int, W: int, tokens: int) -> Tensor:
-    """One-hot row and column of every key, zeros for the tokens: (B, heads, H W + tokens, H + W)."""
-    rows = torch.eye(H, dtype=k.dtype, device=k.device).repeat_interleave(W, dim=0)
-    columns = torch.eye(W, dtype=k.dtype, device=k.device).repeat(H, 1)
-    places = torch.cat([rows, columns], dim=1)
-    if tokens:
-        places = F.pad(places, (0, 0, 0, tokens))
-    return places.expand(k.shape[0], k.shape[1], -1, -1)

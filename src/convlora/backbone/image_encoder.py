@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from convlora.backbone.attention import Attention
-from convlora.backbone.common import LayerNorm2d, MLPBlock
+from convlora.backbone.common import LayerNorm2d, MLPBlock, add_update
 from convlora.backbone.presets import EncoderSpec
 from convlora.errors import DataError
 
@@ -22,7 +22,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, H / patch, W / patch, C)."""
-        return self.proj(x).permute(0, 2, 3, 1)
+        return self.proj(x).permute(0, 2, 3, 1).contiguous()  # sums keep the layout: all blocks inherit it
 
 
 def partition_windows(x: Tensor, window: int) -> Tensor:
@@ -77,7 +77,7 @@ class Block(nn.Module):
 
     def _run(self, x: Tensor) -> Tensor:
         x = x + self._attend(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        return add_update(x, self.mlp(self.norm2(x)))
 
     def _attend(self, x: Tensor) -> Tensor:
         self.map_size = (x.shape[1], x.shape[2])

@@ -10,6 +10,7 @@ from torch import Tensor
 from convlora.data.images import read_image
 from convlora.data.transforms import apply_image, fit_geometry, invert, normalize
 from convlora.errors import ConfigError, DataError
+from convlora.frozen import hold_frozen_in
 from convlora.model import SegmentationModel
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -109,12 +110,13 @@ class Predictor:
     """Segments images of any size with a fine-tuned model.
 
     Args:
-        segmenter: the model; it is moved to `device` and put in evaluation mode.
+        segmenter: the model; it is moved to `device`, put in evaluation mode, and its frozen weights are
+            rounded to `precision` for good.
         device: where to compute; by default a GPU if there is one.
         precision: auto, fp32, bf16 or fp16.
 
     Raises:
-        ConfigError: there is no such device or precision.
+        ConfigError: there is no such device or precision, or the model was used with another one before.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Predictor:
         self.device = choose_device(device)
         self.segmenter = segmenter.to(self.device).eval()
         self.dtype = autocast_dtype(precision, self.device)
+        hold_frozen_in(self.segmenter, self.dtype)
 
     @torch.no_grad()
     def predict(self, image: str | Path | np.ndarray) -> Prediction:

@@ -22,6 +22,7 @@ from convlora.data.progress import show_progress
 from convlora.data.splits import FILE as RECORD
 from convlora.data.splits import limit_training, read_record, record_splits
 from convlora.errors import ConfigError
+from convlora.frozen import hold_frozen_in
 from convlora.inference.predictor import autocast_dtype
 from convlora.model import SegmentationModel, Segmenter, SegmenterConfig, default_head
 from convlora.output import make_folder, write_text
@@ -89,6 +90,7 @@ class _Run:
     ) -> None:
         self.config, self.dataset, self.accelerator = config, dataset, accelerator
         self.segmenter = _build(config, dataset)
+        hold_frozen_in(self.segmenter, autocast_dtype(config.precision, accelerator.device))
         embed_dim = self.segmenter.embed_dim
         self.plan = make_plan(
             config, len(dataset.splits["train"]), embed_dim, processes=accelerator.num_processes

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from convlora.backbone.presets import SamSpec
 from convlora.backbone.sam import Sam
+from convlora.frozen import hold_frozen_in
 from convlora.model import Segmenter, SegmenterConfig
 
 MIB = 2**20
@@ -66,6 +67,7 @@ def simulate_step(
     with torch.device("meta"):
         model = Segmenter(Sam(spec), config).train()
     model.encoder.set_recompute(checkpointing)
+    hold_frozen_in(model, dtype)
     with FakeTensorMode(), _LiveBytes() as live:
         _give_fake_parameters(model)
         parameters = live.now

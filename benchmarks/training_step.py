@@ -1,0 +1,185 @@
+"""One training step (forward, backward, optimiser) of a SAM at 1024 px, batch 1: time and peak memory.
+
+    python benchmarks/training_step.py                     # ViT-B, bf16 and fp32: about 20 minutes
+    python benchmarks/training_step.py --image-size 512 --repeats 3
+    python benchmarks/training_step.py --sides "lora,conv-lora" --dtype bf16
+
+Sides: convlora's methods, as `convlora train` runs them (autocast in bf16); `peft`: transformers' SamModel
+with sdpa, peft's LoRA of rank 3 on qkv, mask decoder trained, frozen weights held in bf16 where the step is;
+`official`: SamModel with eager attention in fp32 and Conv-LoRA layers written as the official code computes
+them (each expert interpolates, convolves and interpolates back the windows that chose it). The same loss
+everywhere: binary cross-entropy and Dice on the low-resolution logits.
+Times: in turn in one process. Peak memory: largest resident set of a process that does two steps of one side.
+Prints JSON.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import SamModel
+
+from common import in_turn, parser, random_transformers_sam, randomise, ratio, report, summary
+from convlora.adapters import build_method
+from convlora.backbone.weights import load_sam
+from convlora.frozen import hold_frozen_in
+from convlora.model import Segmenter
+from official import OfficialConvLoRA
+
+OURS = ("lora", "conv-lora", "lora rank 32", "conv-lora rank 32", "conv-lora-multiscale", "decoder-only")
+THEIRS = ("peft", "official")
+PAIRS = (
+    ("peft", "lora"),
+    ("peft", "conv-lora"),
+    ("official", "conv-lora"),
+    ("conv-lora", "lora"),
+    ("conv-lora rank 32", "lora rank 32"),
+    ("conv-lora-multiscale", "lora"),
+)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def loss_of(logits: Tensor, target: Tensor) -> Tensor:
+    logits = logits.float()
+    p = logits.sigmoid()
+    dice = 1 - (2 * (p * target).sum() + 1) / (p.sum() + target.sum() + 1)
+    return F.binary_cross_entropy_with_logits(logits, target) + dice
+
+
+def ours(
+    side: str, folder: str, size: int, dtype: torch.dtype
+) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Model and its logits of an image; as in `convlora train`."""
+    name, _, rank = side.partition(" rank ")
+    method = build_method(name, {"rank": int(rank)} if rank else {})
+    model = Segmenter.from_backbone(load_sam(folder), ["background", "foreground"], method, image_size=size)
+    hold_frozen_in(model, None if dtype == torch.float32 else dtype)
+
+    def logits(image: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            return model(image).mask_logits[:, 0]
+
+    return model, logits
+
+
+def theirs(side: str, folder: str, dtype: torch.dtype) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """SamModel with peft's LoRA, or with the official Conv-LoRA layer, on qkv; mask decoder trained."""
+    attention = "sdpa" if side == "peft" else "eager"
+    model = SamModel.from_pretrained(folder, attn_implementation=attention).requires_grad_(False)
+    if side == "peft":
+        inject_adapter_in_model(LoraConfig(r=3, lora_alpha=32, target_modules=["qkv"]), model.vision_encoder)
+    else:
+        for layer in model.vision_encoder.layers:
+            layer.attn.qkv = OfficialConvLoRA(layer.attn.qkv)
+    model.mask_decoder.requires_grad_(True)
+    model.mask_decoder.iou_prediction_head.requires_grad_(False)
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+
+    def logits(image: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            return model(image.to(dtype), multimask_output=False).pred_masks[:, 0, 0]
+
+    return model, logits
+
+
+def make_step(side: str, folder: str, size: int, dtype: torch.dtype) -> Callable[[], float]:
+    """A whole step of a side on one fixed image."""
+    model, logits = theirs(side, folder, dtype) if side in THEIRS else ours(side, folder, size, dtype)
+    randomise(model)
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    target = (image[:, 0, ::4, ::4] > 0).float()
+
+    def step() -> float:
+        loss = loss_of(logits(image), target)
+        side_losses = [m.aux_loss for m in model.modules() if getattr(m, "aux_loss", None) is not None]
+        loss = loss + 0.01 * sum(side_losses) if side in THEIRS else loss + sum(side_losses)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def peak_memory(side: str, options: argparse.Namespace, dtype: str, folder: str) -> dict[str, int]:
+    """MiB of a process of its own: the largest resident set, and what of it the steps added."""
+    code = "import json, sys, training_step as t; print(json.dumps(t.two_steps(*sys.argv[1:])))"
+    arguments = [side, folder, str(options.image_size), dtype, str(options.threads)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent,
+    )
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def two_steps(side: str, folder: str, size: str, dtype: str, threads: str) -> dict[str, int]:
+    """What `peak_memory` runs."""
+    torch.set_num_threads(int(threads))
+    step = make_step(side, folder, int(size), DTYPES[dtype])
+    before = _resident()
+    for _ in range(2):
+        step()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return {"peak": peak, "above the model": peak - before}
+
+
+def _resident() -> int:
+    return psutil.Process().memory_info().rss // 2**20
+
+
+def measure(sides: list[str], options: argparse.Namespace, dtype: str, folder: str) -> dict[str, Any]:
+    memory = {side: peak_memory(side, options, dtype, folder) for side in sides}
+    steps = {side: make_step(side, folder, options.image_size, DTYPES[dtype]) for side in sides}
+    times = in_turn(steps, options.repeats)
+    return {"seconds": summary(times), "memory in MiB": memory, "ratios": ratios(times, memory)}
+
+
+def ratios(times: dict[str, list[float]], memory: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """Each pair that the docs speak of, where both sides ran: time and peak memory, first over second."""
+    found = {}
+    for first, second in PAIRS:
+        if first in times and second in times:
+            peaks = memory[first]["peak"] / memory[second]["peak"]
+            found[f"{first} / {second}"] = {
+                "time": ratio(times[first], times[second]),
+                "peak memory": round(peaks, 3),
+            }
+    return found
+
+
+def main() -> None:
+    made = parser(__doc__, backbone="facebook/sam-vit-base", image_size=1024, repeats=3, dtype="bf16,fp32")
+    made.add_argument("--sides", default=",".join((*OURS, *THEIRS)))
+    options = made.parse_args()
+    torch.set_num_threads(options.threads)
+    sides = options.sides.split(",")
+    with tempfile.TemporaryDirectory() as folder:
+        random_transformers_sam(options.backbone, options.image_size, Path(folder))
+        result = {}
+        for dtype in options.dtype.split(","):
+            run = [side for side in sides if dtype == "fp32" or side != "official"]
+            result[dtype] = measure(run, options, dtype, folder)
+    report("training step", {"options": vars(options), **result}, "transformers", "peft")
+
+
+if __name__ == "__main__":
+    main()
