@@ -122,7 +122,7 @@ def test_seams_of_a_model_that_sees_its_tile_only():
     own = field.diff(dim=2).abs().max()
     bound = own + torch.maximum(apart[:, 1:], apart[:, :-1]) / TILES.overlap
     steps = got[0].diff(dim=1).abs()
-    assert (steps <= bound + TOLERANCE).all()
+    assert (steps <= bound + 2.0**-16).all()  # as docs/commands.md says; two scores, each within TOLERANCE
     assert apart.max() > 20 * own  # without blending the steps would be many times as large
 
 
