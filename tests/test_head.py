@@ -5,7 +5,7 @@ import torch
 
 from convlora.backbone.initialise import random_sam
 from convlora.errors import ConfigError
-from convlora.head import HeadOutput, SegmentationHead
+from convlora.head import HeadOutput, SegmentationHead, class_ids
 from small import SMALL
 
 KINDS = [("binary", 2, 0, 1), ("per-class", 5, 0, 5), ("mask-classification", 3, 7, 7)]
@@ -64,3 +64,12 @@ def test_mask_classification_map_is_the_sum_over_masks():
 def test_bad_options(arguments, message):
     with pytest.raises(ConfigError, match=message):
         SegmentationHead(*arguments, dim=32)
+
+
+def test_class_ids_are_the_first_of_the_greatest():
+    values = torch.randint(0, 4, (11, 60, 70), generator=torch.Generator().manual_seed(0)) / 4
+    assert class_ids(values).dtype == torch.uint8
+    assert torch.equal(class_ids(values).long(), values.argmax(dim=0))
+    top = values == values.amax(dim=0)
+    assert top.sum(dim=0).float().mean() > 2  # ties are common
+    assert torch.equal(class_ids(values).long(), top.int().argmax(dim=0))

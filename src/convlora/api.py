@@ -11,6 +11,7 @@ from convlora.config import make_config
 from convlora.errors import ConfigError
 from convlora.evaluation import evaluate_run
 from convlora.inference.predictor import Predictor, autocast_dtype, choose_device
+from convlora.inference.tiles import choose_tiles
 from convlora.training.fit import fit
 from convlora.training.run_folder import run_folder_is_free
 
@@ -79,7 +80,13 @@ def compare(
 
 
 def evaluate(
-    run: str | Path, data: str | Path, split: str = "test", *, palette: str | Path | None = None
+    run: str | Path,
+    data: str | Path,
+    split: str = "test",
+    *,
+    palette: str | Path | None = None,
+    tile: int | None = None,
+    tile_overlap: int | None = None,
 ) -> dict[str, Any]:
     """Score a model on a split at native resolution; the Python form of `convlora evaluate`.
 
@@ -88,6 +95,8 @@ def evaluate(
         data: data folder or file.
         split: train, val or test.
         palette: colours of the classes, for colour masks.
+        tile: side of the tiles that larger images are cut into, in pixels of the image.
+        tile_overlap: pixels over which tiles fade into each other, by default a quarter of `tile`.
 
     Returns:
         Flat scores (docs/data.md), with 'split', 'checkpoint' and 'n_images'.
@@ -96,22 +105,41 @@ def evaluate(
         ConvLoraError: an argument, the model or the data is not valid; says what to change.
     """
     colours = None if palette is None else Path(_path(palette, "palette"))
-    return evaluate_run(_path(run, "run"), Path(_path(data, "data")), split, palette=colours)
+    return evaluate_run(
+        _path(run, "run"),
+        Path(_path(data, "data")),
+        split,
+        palette=colours,
+        tile=tile,
+        tile_overlap=tile_overlap,
+    )
 
 
-def load(run: str | Path, *, device: str | None = None, precision: str = "auto") -> Predictor:
+def load(
+    run: str | Path,
+    *,
+    device: str | None = None,
+    precision: str = "auto",
+    tile: int | None = None,
+    tile_overlap: int | None = None,
+) -> Predictor:
     """Load a fine-tuned model for prediction.
 
     Args:
         run: run folder, adapter folder or hub id.
         device: by default a GPU if there is one.
         precision: auto, fp32, bf16 or fp16.
+        tile: see `evaluate`, as tile_overlap.
+        tile_overlap: see there.
 
     Raises:
         ConvLoraError: an argument or the model is not valid; says what to change.
     """
     autocast_dtype(precision, choose_device(device))  # mistakes show before the model is loaded
-    return Predictor(from_pretrained(_path(run, "run")), device, precision)
+    choose_tiles(tile, tile_overlap)
+    return Predictor(
+        from_pretrained(_path(run, "run")), device, precision, tile=tile, tile_overlap=tile_overlap
+    )
 
 
 def _path(value: object, name: str) -> str | Path:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -15,7 +16,7 @@ from convlora.checkpoint import find_adapter, from_pretrained, read_adapter_conf
 from convlora.data.check import check_dataset
 from convlora.data.classes import read_class_names
 from convlora.data.find import find_source
-from convlora.data.images import read_image
+from convlora.data.images import read_image, read_pixels
 from convlora.data.labels import read_label
 from convlora.data.layout import SPLITS, DataSet, Pair
 from convlora.data.progress import show_progress
@@ -24,7 +25,9 @@ from convlora.data.splits import check_unseen, read_record
 from convlora.errors import ConfigError, DataError
 from convlora.inference.drawing import comparison, stack_rows
 from convlora.inference.files import progress_bar
+from convlora.inference.pipeline import one_by_one, overlapped
 from convlora.inference.predictor import Prediction, Predictor, autocast_dtype, choose_device
+from convlora.inference.tiles import choose_tiles
 from convlora.metrics import SegmentationMetrics
 from convlora.model import foreground_ids
 from convlora.output import (
@@ -56,6 +59,8 @@ def evaluate_run(
     backbone: str | None = None,
     device: str | None = None,
     precision: str = "auto",
+    tile: int | None = None,
+    tile_overlap: int | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Score a fine-tuned model on a split.
@@ -72,10 +77,12 @@ def evaluate_run(
         backbone: where the backbone is now, if not where it was in training.
         device: where to compute.
         precision: auto, fp32, bf16 or fp16.
+        tile: see `Predictor`, as tile_overlap; the scores are those of what it predicts.
+        tile_overlap: see there.
         warn: is told the data's warnings; by default they go to standard error.
 
     Returns:
-        Flat scores with 'split', 'checkpoint' and 'n_images'.
+        Flat scores with 'split', 'checkpoint' and 'n_images'; with tiles also 'tile' and 'tile_overlap'.
 
     Raises:
         DataError: the split is missing, its data has errors, or it holds images the run was trained on; or a
@@ -86,6 +93,7 @@ def evaluate_run(
     """
     warn = warn or _to_standard_error
     _check_arguments(split, json_file, pictures, device, precision)
+    tiles = choose_tiles(tile, tile_overlap)
     segmenter = from_pretrained(run, backbone)
     classes = segmenter.config.classes
     _check_classes(classes, data)
@@ -97,7 +105,7 @@ def evaluate_run(
     for problem in report.warnings:
         warn(f"warning: {problem}")
     metrics = new_metrics(classes)
-    predictor = Predictor(segmenter, device, precision)
+    predictor = Predictor(segmenter, device, precision, tile=tile, tile_overlap=tile_overlap)
     rows: list[Image.Image] = []
     shown = {pair.stem for pair in pairs[:: max(1, len(pairs) // _OVERVIEW_ROWS)][:_OVERVIEW_ROWS]}
 
@@ -115,6 +123,8 @@ def evaluate_run(
         overview = stack_rows(rows)
         write_whole(pictures / _OVERVIEW, lambda part: overview.save(part, format="PNG"))
     scores = {**metrics.compute(), "split": split, "checkpoint": str(find_adapter(run))}
+    if tiles is not None:
+        scores |= {"tile": tiles.side, "tile_overlap": tiles.overlap}
     _record(scores, Path(run) / "metrics.json", json_file, warn)
     return scores
 
@@ -246,15 +256,24 @@ def score_pairs(
         dataset: tells how masks are encoded.
         pairs: images with masks.
         metrics: accumulator; it is changed and returned.
-        each: called with every result, for progress and pictures.
+        each: called with every result in order, for progress and pictures; from another thread.
     """
-    for pair in pairs:
-        prediction = predictor.predict(read_image(pair.image))
-        target = torch.from_numpy(read_label(pair.mask, dataset.encoding)).long()
+
+    def read(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+        return read_pixels(pair.image), read_label(pair.mask, dataset.encoding)
+
+    def compute(_: Pair, data: tuple[np.ndarray, np.ndarray]) -> tuple[Prediction, np.ndarray]:
+        return predictor.predict(data[0]), data[1]
+
+    def finish(pair: Pair, result: tuple[Prediction, np.ndarray]) -> None:
+        prediction, target = result
         foreground = prediction.probabilities[1] if metrics.binary else None
-        metrics.update(torch.from_numpy(prediction.ids).long(), target, foreground)
+        metrics.update(torch.from_numpy(prediction.ids).long(), torch.from_numpy(target).long(), foreground)
         if each is not None:
             each(pair, prediction)
+
+    steps = overlapped if predictor.tiles is None else one_by_one
+    steps(pairs, read, compute, finish)
     return metrics
 
 

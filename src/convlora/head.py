@@ -87,6 +87,19 @@ class SegmentationHead(nn.Module):
         return scores / scores.sum(dim=1, keepdim=True).clamp(min=1e-12)
 
 
+def class_ids(probabilities: Tensor) -> Tensor:
+    """Class of the greatest probability, the first of equals: (K, H, W) to (H, W) uint8.
+
+    What argmax gives, which on a CPU takes tens of times as long over a dimension that is not the last.
+    """
+    ids = torch.zeros(probabilities.shape[1:], dtype=torch.uint8, device=probabilities.device)
+    greatest = probabilities[0].clone()
+    for k, values in enumerate(probabilities[1:], start=1):
+        ids.masked_fill_(values > greatest, k)
+        torch.maximum(greatest, values, out=greatest)
+    return ids
+
+
 def _check(kind: str, num_classes: int, num_masks: int) -> None:
     if kind not in get_args(HeadKind):
         raise ConfigError(f"head is '{kind}'; it must be one of {', '.join(get_args(HeadKind))}.")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convlora.data.images import displayed_size, open_image, read_image
+from convlora.data import images
+from convlora.data.images import displayed_size, open_image, read_image, read_pixels
 from convlora.data.masks import MaskEncoding, read_mask, read_values, save_mask
 from convlora.errors import DataError
 
@@ -156,3 +157,50 @@ def test_masks_that_are_none(tmp_path, array, message):
     Image.fromarray(array).save(tmp_path / "m.tif")
     with pytest.raises(DataError, match=message):
         read_values(tmp_path / "m.tif")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "turned", "transparent"])
+def test_pixels_are_read_in_bands(tmp_path, monkeypatch, mode):
+    """Some rows at a time, as bytes: what Pillow converts at once."""
+    picture, options = Image.fromarray(RGB), {}
+    if mode == "turned":
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+    elif mode == "transparent":
+        picture, options["transparency"] = picture.quantize(9), 2
+    else:
+        picture = picture.convert(mode)
+    file = tmp_path / f"a.{'tif' if mode == 'CMYK' else 'png'}"
+    picture.save(file, **options)
+    opened = open_image(file)
+    want = np.asarray((opened.convert("RGBA") if mode == "transparent" else opened).convert("RGB"))
+    want = np.rot90(want, -1) if mode == "turned" else want
+    for rows in (1, 5, 256):
+        monkeypatch.setattr(images, "_BAND", rows)
+        got = read_pixels(file)
+        assert got.dtype == np.uint8
+        np.testing.assert_array_equal(got, want)
+        np.testing.assert_array_equal(read_image(file), want.astype(np.float32) / 255)
+    assert want.std() > 0
+
+
+def test_deep_grey_is_read_as_floats(tmp_path):
+    deep = np.linspace(0, 65535, 300).reshape(15, 20).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    pixels = read_pixels(tmp_path / "a.png")
+    assert pixels.dtype == np.float32
+    np.testing.assert_array_equal(pixels, read_image(tmp_path / "a.png"))
+    assert pixels.std() > 0.1
+
+
+def test_too_many_pixels(tmp_path, monkeypatch):
+    """Above Pillow's limit it warns (the command line hides that) and is read; above twice, it is not."""
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)
+    with pytest.warns(Image.DecompressionBombWarning):
+        assert (read_pixels(tmp_path / "a.png") == RGB).all()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(
+        DataError, match=r"more pixels than can be read safely .*204 pixels.*Cut it into tiles in files"
+    ):
+        read_pixels(tmp_path / "a.png")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from convlora.inference import drawing
 from convlora.inference.drawing import PALETTE, comparison, overlay, side_by_side, stack_rows
 
 
@@ -39,3 +40,17 @@ def test_comparison_and_rows():
     assert row.height >= 256
     sheet = stack_rows([row, row])
     assert sheet.size == (row.width, 2 * row.height + 4)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 0.3])
+def test_bytes_are_drawn_as_floats_are(monkeypatch, strength):
+    """Pixels of 8 bits go through a table, some rows at a time: the same picture as by the formula."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (40, 30, 3), np.uint8)
+    ids = rng.integers(0, 3, (8, 6), np.uint8).repeat(5, axis=0).repeat(5, axis=1)
+    ids[7:9, 3:20] = 255
+    want = overlay(image / np.float32(255), ids, drawn=(1, 2), strength=strength)
+    assert (overlay(image, ids, drawn=(1, 2), strength=strength) == want).all()
+    monkeypatch.setattr(drawing, "_AT_ONCE", 3 * 30)
+    assert (overlay(image, ids, drawn=(1, 2), strength=strength) == want).all()
+    assert (want != image).any(axis=2).mean() > 0.1

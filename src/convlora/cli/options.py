@@ -19,3 +19,9 @@ BatchSize = Annotated[int | None, typer.Option(help="Images for one optimiser st
 ImageSize = Annotated[int | None, typer.Option(help="Side of the model's input in pixels.")]
 ConfigFile = Annotated[Path | None, typer.Option(help="config.yaml to start from.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="key=value, repeatable.")]
+Tile = Annotated[
+    int | None, typer.Option(help="Cut larger images into tiles of this side, in pixels of the image.")
+]
+TileOverlap = Annotated[
+    int | None, typer.Option(help="Pixels over which tiles fade into each other; default --tile / 4.")
+]

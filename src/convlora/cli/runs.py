@@ -21,6 +21,8 @@ from convlora.cli.options import (
     Preset,
     Run,
     Settings,
+    Tile,
+    TileOverlap,
 )
 from convlora.errors import ConfigError
 
@@ -126,6 +128,8 @@ def evaluate(
     backbone: BackboneNow = None,
     device: Device = None,
     precision: Precision = None,
+    tile: Tile = None,
+    tile_overlap: TileOverlap = None,
 ) -> None:
     """Score a model on a split of DATA, at native resolution."""
     from convlora.cli.show import print_scores
@@ -142,6 +146,8 @@ def evaluate(
         backbone=backbone,
         device=device,
         precision=precision or "auto",
+        tile=tile,
+        tile_overlap=tile_overlap,
     )
     print_scores(scores)
 
@@ -163,6 +169,8 @@ def predict(
     backbone: BackboneNow = None,
     device: Device = None,
     precision: Precision = None,
+    tile: Tile = None,
+    tile_overlap: TileOverlap = None,
 ) -> None:
     """Write the mask of every image as a PNG of class ids, at the image's own size."""
     from convlora.checkpoint import from_pretrained
@@ -170,13 +178,17 @@ def predict(
     from convlora.inference.files import run_jobs
     from convlora.inference.jobs import plan_jobs
     from convlora.inference.predictor import Predictor, autocast_dtype, choose_device
+    from convlora.inference.tiles import choose_tiles
 
     if overwrite and skip_existing:
         raise ConfigError("--overwrite and --skip-existing are both given. Give one of them.")
     existing: Existing = "overwrite" if overwrite else "skip" if skip_existing else "refuse"
     jobs = plan_jobs(inputs, out, overlay=overlay, probabilities=probabilities, existing=existing)
     autocast_dtype(precision or "auto", choose_device(device))  # mistakes show before the model is loaded
-    predictor = Predictor(from_pretrained(run, backbone), device, precision or "auto")
+    choose_tiles(tile, tile_overlap)
+    predictor = Predictor(
+        from_pretrained(run, backbone), device, precision or "auto", tile=tile, tile_overlap=tile_overlap
+    )
     code = tell(run_jobs(predictor, jobs), jobs, inputs, out, as_json)
     if code:
         raise typer.Exit(code)

@@ -11,6 +11,9 @@ from convlora.errors import DataError
 
 EXTENSIONS = frozenset({"png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"})
 
+#: Rows that are converted at once.
+_BAND = 256
+
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -79,7 +82,8 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
         raise FileError.about(path, "does not exist", "Check the name.") from error
     except Image.DecompressionBombError as error:
         found = f"has more pixels than can be read safely ({error})"
-        raise FileError.about(path, found, "Cut it into tiles.") from error
+        fix = "Cut it into tiles in files of their own: a file is read whole, also where --tile is given."
+        raise FileError.about(path, found, fix) from error
     except (
         Exception
     ) as error:  # damaged files make decoders raise almost anything: struct, zlib, index errors
@@ -105,14 +109,36 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         FileError: see `open_image`.
     """
+    return to_float(read_pixels(path))
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """`read_image` in a quarter of the memory where 8 bits are all there is.
+
+    Returns:
+        (H, W, 3) uint8, or float32 in [0, 1] of 16-bit and float grey; `to_float` makes both the latter.
+
+    Raises:
+        FileError: see `open_image`.
+    """
     image = open_image(path)
     if image.mode.startswith(("I", "F")):
         grey = np.asarray(upright(image), dtype=np.float32)
         return np.repeat(_stretch(grey)[..., None], 3, axis=2)
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    rgb = upright(image).convert("RGB")
-    return np.asarray(rgb, dtype=np.float32) / 255
+    image = upright(image)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    # in bands, because each conversion is a copy, and that into an array two
+    for top in range(0, image.height, _BAND):
+        band = image.crop((0, top, image.width, min(top + _BAND, image.height)))
+        if band.mode == "P" and "transparency" in image.info:
+            band = band.convert("RGBA")
+        pixels[top : top + _BAND] = np.asarray(band.convert("RGB"))
+    return pixels
+
+
+def to_float(pixels: np.ndarray) -> np.ndarray:
+    """Pixels of `read_pixels` as float32 in [0, 1]."""
+    return pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
 
 
 def orientation(image: Image.Image) -> int:

@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image
 
+from convlora.data.images import to_float
+
 #: Colours of the classes, by id (Okabe and Ito's, told apart by most people, then some more).
 PALETTE = np.array(
     [
@@ -23,23 +25,54 @@ PALETTE = np.array(
 )
 
 
+#: Pixels that are drawn at once: the numbers for them stay in the processor's cache.
+_AT_ONCE = 2**16
+
+
 def overlay(image: np.ndarray, ids: np.ndarray, drawn: tuple[int, ...], strength: float = 0.5) -> np.ndarray:
     """Tint the pixels of the drawn classes and outline them.
 
     Args:
-        image: (H, W, 3) float in [0, 1].
-        ids: (H, W) integer class ids; 255 is left as it is.
+        image: (H, W, 3), uint8 or float in [0, 1].
+        ids: (H, W) uint8 class ids; 255 is left as it is.
         drawn: class ids to draw.
         strength: share of the colour, 0 to 1.
 
     Returns:
         (H, W, 3) uint8.
     """
-    picture = image.astype(np.float32) * 255
-    chosen = np.isin(ids, drawn)
-    colours = PALETTE[ids.astype(int) % len(PALETTE)]
-    share = np.where(chosen, np.where(_edges(ids), 1.0, strength), 0.0)[..., None]
-    return (picture * (1 - share) + colours * share).round().clip(0, 255).astype(np.uint8)
+    if image.dtype == np.uint8:
+        return _overlay_bytes(image, ids, _mixtures(drawn, strength))
+    values = image.astype(np.float32) * 255
+    share, colours = (part[_edges(ids).astype(int), ids] for part in _shares(drawn, strength))
+    return (values * (1 - share) + colours * share).round().clip(0, 255).astype(np.uint8)
+
+
+def _shares(drawn: tuple[int, ...], strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Share of the colour, (2, 256, 1), and the colour, (2, 256, 3): inside and at an edge, by id."""
+    shares = np.zeros((2, 256, 1))
+    shares[0, list(drawn)], shares[1, list(drawn)] = strength, 1
+    return shares, np.broadcast_to(PALETTE[np.arange(256) % len(PALETTE)], (2, 256, 3))
+
+
+def _mixtures(drawn: tuple[int, ...], strength: float) -> np.ndarray:
+    """Every pixel value mixed with every colour, (2, 256, 3, 256) uint8: by edge, id, channel and value."""
+    share, colours = (part[..., None] for part in _shares(drawn, strength))
+    values = to_float(np.arange(256, dtype=np.uint8)) * 255
+    return (values * (1 - share) + colours * share).round().clip(0, 255).astype(np.uint8)
+
+
+def _overlay_bytes(image: np.ndarray, ids: np.ndarray, mixtures: np.ndarray) -> np.ndarray:
+    """Look the mixtures up, some rows at a time: a large image then needs no more than its own size."""
+    picture = np.empty((*ids.shape, 3), np.uint8)
+    channels = np.arange(3) * 256
+    step = max(1, _AT_ONCE // ids.shape[1])
+    for top in range(0, len(ids), step):
+        rows = slice(top, top + step)
+        edges = _edges(ids[top : top + step + 1])[:step]  # an edge is seen from the row above it
+        places = (ids[rows] + 256 * edges)[..., None] * (3 * 256) + channels + image[rows]
+        np.take(mixtures.ravel(), places, out=picture[rows], mode="clip")  # the mode that does not buffer
+    return picture
 
 
 def side_by_side(pictures: list[np.ndarray], gap: int = 4, min_height: int = 0) -> Image.Image:

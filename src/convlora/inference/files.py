@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,15 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from convlora.data.images import read_image
+from convlora.data.images import read_pixels
 from convlora.data.masks import save_mask
 from convlora.errors import ConvLoraError
+from convlora.inference.arrays import NpyRows
 from convlora.inference.drawing import overlay as draw
 from convlora.inference.jobs import Existing, Job, plan_jobs
+from convlora.inference.pipeline import one_by_one, overlapped
 from convlora.inference.predictor import Predictor
+from convlora.inference.tiled import forget
 from convlora.model import foreground_ids
 from convlora.output import WriteError, write_whole
 
@@ -75,12 +79,23 @@ def progress_bar() -> Progress:
 
 
 def run_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Outcome:
-    """Predict and write; a full disk or Ctrl-C ends the work with what is complete kept."""
+    """Predict and write; a full disk or Ctrl-C ends the work with what is complete kept.
+
+    The next image is read and the last result is written while the model computes. With tiles, which are for
+    images of which one fills the memory, and which keep the model busy for long, one image is done after the
+    other.
+    """
     outcome = Outcome()
     with progress_bar() as progress:
+        task = progress.add_task("predict", total=len(jobs))
+
+        def finish(job: Job, result: _Result | ConvLoraError | None) -> None:
+            _finish(job, result, outcome)
+            progress.advance(task)
+
         try:
-            for job in progress.track(jobs, description="predict"):
-                _run_job(predictor, job, outcome)
+            steps = overlapped if predictor.tiles is None else one_by_one
+            steps(jobs, _read, partial(_compute, predictor), finish)
         except WriteError as error:
             outcome.stopped = str(error)
         except KeyboardInterrupt:
@@ -88,31 +103,85 @@ def run_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Outcome:
     return outcome
 
 
-def _run_job(predictor: Predictor, job: Job, outcome: Outcome) -> None:
+@dataclass
+class _Result:
+    """What is written for an image; None is not wanted, or is there already."""
+
+    ids: np.ndarray
+    overlay: np.ndarray | None  # (H, W, 3) uint8
+    probabilities: np.ndarray | None  # (K, H, W) float16
+
+
+def _read(job: Job) -> np.ndarray | ConvLoraError | None:
     if not job.outputs:
-        outcome.skipped += 1
-        return
+        return None
     try:
-        _predict_file(predictor, job)
-        outcome.written += 1
+        return read_pixels(job.image)
+    except ConvLoraError as error:
+        return error
+
+
+def _compute(
+    predictor: Predictor, job: Job, pixels: np.ndarray | ConvLoraError | None
+) -> _Result | ConvLoraError | None:
+    if not isinstance(pixels, np.ndarray):
+        return pixels
+    try:
+        return _predict(predictor, job, pixels)
     except WriteError:
         raise
     except ConvLoraError as error:
-        outcome.failures.append((job.image, str(error)))
+        return error
 
 
-def _predict_file(predictor: Predictor, job: Job) -> None:
-    pixels = read_image(job.image)
-    prediction = predictor.predict(pixels)
-    if job.overlay is not None:
-        drawn = foreground_ids(predictor.segmenter.config.classes)
-        picture = Image.fromarray(draw(pixels, prediction.ids, drawn))
-        write_whole(job.overlay, lambda part: picture.save(part, format="PNG"))
-    if job.probabilities is not None:
-        values = prediction.probabilities.numpy().astype(np.float16)
-        write_whole(job.probabilities, lambda part: _save_array(part, values))
+def _predict(predictor: Predictor, job: Job, pixels: np.ndarray) -> _Result:
+    probabilities = None
+    if not predictor.cuts(pixels):
+        prediction = predictor.predict(pixels)
+        ids = prediction.ids
+        if job.probabilities is not None:
+            probabilities = prediction.probabilities.numpy().astype(np.float16)
+    elif job.probabilities is None:
+        ids = predictor.predict_rows(pixels, forget)
+    else:
+        ids = _predict_into(predictor, pixels, job.probabilities)
+    drawn = foreground_ids(predictor.segmenter.config.classes)
+    return _Result(ids, None if job.overlay is None else draw(pixels, ids, drawn), probabilities)
+
+
+def _predict_into(predictor: Predictor, pixels: np.ndarray, file: Path) -> np.ndarray:
+    """Write the probabilities while they are computed, because they would fill the memory."""
+    found: list[np.ndarray] = []
+
+    def write(part: Path) -> None:
+        shape = (predictor.segmenter.head.num_classes, *pixels.shape[:2])
+        with NpyRows(part, shape) as opened:
+            found.append(predictor.predict_rows(pixels, lambda top, rows: opened.write(top, rows.numpy())))
+
+    write_whole(file, write)
+    return found[0]
+
+
+def _finish(job: Job, result: _Result | ConvLoraError | None, outcome: Outcome) -> None:
+    if result is None:
+        outcome.skipped += 1
+    elif isinstance(result, ConvLoraError):
+        outcome.failures.append((job.image, str(result)))
+    else:
+        _write(job, result)
+        outcome.written += 1
+
+
+def _write(job: Job, result: _Result) -> None:
+    ids, overlay, probabilities = result.ids, result.overlay, result.probabilities
+    if job.overlay is not None and overlay is not None:
+        picture = Image.fromarray(overlay)
+        # a quarter of the time of the default level for a file that is an eighth larger
+        write_whole(job.overlay, lambda part: picture.save(part, format="PNG", compress_level=1))
+    if job.probabilities is not None and probabilities is not None:
+        write_whole(job.probabilities, lambda part: _save_array(part, probabilities))
     if job.mask is not None:
-        write_whole(job.mask, lambda part: save_mask(part, prediction.ids))
+        write_whole(job.mask, lambda part: save_mask(part, ids))
 
 
 def _save_array(file: Path, values: np.ndarray) -> None:

@@ -1,27 +1,50 @@
 """Image in, class map at native size out."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from convlora.data.images import read_image
+from convlora.data.images import read_pixels, to_float
 from convlora.data.transforms import apply_image, fit_geometry, invert, normalize
 from convlora.errors import ConfigError, DataError
 from convlora.frozen import hold_frozen_in
+from convlora.head import class_ids
+from convlora.inference.tiled import Collected, Receive, check_finite, forget, predict_rows
+from convlora.inference.tiles import choose_tiles
 from convlora.model import SegmentationModel
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
 class Prediction:
-    """Result for one image."""
+    """Result for one image.
 
-    ids: np.ndarray  # (H, W) uint8, class ids
-    probabilities: Tensor  # (K, H, W) float32 on the CPU, sums to one over the classes
+    Attributes:
+        ids: (H, W) uint8, class ids.
+
+    Args:
+        ids: see above.
+        probabilities: see there; or what computes them when they are first asked for.
+    """
+
+    def __init__(self, ids: np.ndarray, probabilities: Tensor | Callable[[], Tensor]) -> None:
+        self.ids = ids
+        self._probabilities = probabilities
+
+    @property
+    def probabilities(self) -> Tensor:
+        """(K, H, W) float32 on the CPU, sums to one over the classes.
+
+        Of an image in tiles, where they would take more than 256 MiB, they are computed when they are first
+        asked for, by predicting the tiles again.
+        """
+        if not isinstance(self._probabilities, Tensor):
+            self._probabilities = self._probabilities()
+        return self._probabilities
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -77,10 +100,10 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     return device
 
 
-def _as_picture(image: str | Path | np.ndarray) -> np.ndarray:
-    """RGB (H, W, 3) float32 in [0, 1]."""
+def _as_pixels(image: str | Path | np.ndarray) -> np.ndarray:
+    """RGB (H, W, 3), uint8 or float32 in [0, 1]."""
     if isinstance(image, str | Path):
-        return read_image(Path(image))
+        return read_pixels(Path(image))
     if not isinstance(image, np.ndarray):
         raise DataError(
             f"The image is a {type(image).__name__}; give a path or a NumPy array, np.asarray(image)."
@@ -91,7 +114,7 @@ def _as_picture(image: str | Path | np.ndarray) -> np.ndarray:
             "three times: np.repeat(grey[..., None], 3, axis=2)."
         )
     if image.dtype == np.uint8:
-        return image.astype(np.float32) / 255
+        return image
     if image.dtype.kind != "f":
         raise DataError(
             f"The image is an array of {image.dtype}; it must be uint8, 0 to 255, or "
@@ -106,28 +129,43 @@ def _as_picture(image: str | Path | np.ndarray) -> np.ndarray:
     return image.astype(np.float32)
 
 
+#: Bytes of probabilities of an image in tiles that are kept although nobody has asked for them.
+_KEPT = 2**28
+
+
 class Predictor:
     """Segments images of any size with a fine-tuned model.
+
+    An image is scaled to the model's input, or, if it is larger than `tile`, cut into tiles that are.
 
     Args:
         segmenter: the model; it is moved to `device`, put in evaluation mode, and its frozen weights are
             rounded to `precision` for good.
         device: where to compute; by default a GPU if there is one.
         precision: auto, fp32, bf16 or fp16.
+        tile: side of a tile in pixels of the image, 32 or more; by default images are not cut.
+        tile_overlap: pixels over which tiles fade into each other, by default a quarter of `tile`.
 
     Raises:
-        ConfigError: there is no such device or precision, or the model was used with another one before.
+        ConfigError: there is no such device or precision, the model was used with another precision before,
+            or there is no such tile (`choose_tiles`).
     """
 
     def __init__(
-        self, segmenter: SegmentationModel, device: str | torch.device | None = None, precision: str = "auto"
+        self,
+        segmenter: SegmentationModel,
+        device: str | torch.device | None = None,
+        precision: str = "auto",
+        *,
+        tile: int | None = None,
+        tile_overlap: int | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.segmenter = segmenter.to(self.device).eval()
         self.dtype = autocast_dtype(precision, self.device)
         hold_frozen_in(self.segmenter, self.dtype)
+        self.tiles = choose_tiles(tile, tile_overlap)
 
-    @torch.no_grad()
     def predict(self, image: str | Path | np.ndarray) -> Prediction:
         """Segment one image.
 
@@ -139,31 +177,74 @@ class Predictor:
                 too large for the memory.
             ConfigError: the model gives values that are not finite.
         """
-        picture = _as_picture(image)
-        try:
-            prediction = self._segment(picture)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            name = image if isinstance(image, str | Path) else "The image"
-            raise DataError(
-                f"{name} of {picture.shape[0]} x {picture.shape[1]} pixels does not fit into the "
-                f"memory of {self.device}. Cut it into tiles, or make it smaller."
-            ) from error
-        if not bool(prediction.probabilities.isfinite().all()):
-            raise ConfigError(
-                "The model gives values that are not finite for this image. Use precision fp32; "
-                "if that does not help, the model itself is damaged."
-            )
+        pixels = _as_pixels(image)
+        if self.cuts(pixels):
+            return self._segment_tiles(image, pixels)
+        with self._memory_errors(image, pixels):
+            prediction = self._segment(to_float(pixels))
+        check_finite(prediction.probabilities)
         return prediction
 
+    def cuts(self, pixels: np.ndarray) -> bool:
+        """Whether an image (H, W, 3) is cut into tiles: there are some, and it is larger than one."""
+        return self.tiles is not None and self.tiles.cut((pixels.shape[0], pixels.shape[1]))
+
+    def predict_rows(self, image: str | Path | np.ndarray, receive: Receive) -> np.ndarray:
+        """Segment one image in tiles and hand its probabilities over in rows, without holding them.
+
+        Args:
+            image: as in `predict`.
+            receive: is called with the first of some rows and their probabilities (K, rows, W) float32, each
+                row once, from top to bottom.
+
+        Returns:
+            (H, W) uint8 class ids.
+
+        Raises:
+            DataError, ConfigError: see `predict`; or there are no tiles.
+        """
+        if self.tiles is None:
+            raise ConfigError("There are no tiles to predict in rows. Give the predictor a tile.")
+        pixels = _as_pixels(image)
+        with self._memory_errors(image, pixels):
+            return predict_rows(pixels, self.tiles, self.segmenter.head, self._scores, receive)
+
     def _segment(self, image: np.ndarray) -> Prediction:
+        probabilities = self.segmenter.head.probabilities(self._scores(image)[None])[0].cpu()
+        return Prediction(class_ids(probabilities).numpy(), probabilities)
+
+    def _segment_tiles(self, image: str | Path | np.ndarray, pixels: np.ndarray) -> Prediction:
+        classes, size = self.segmenter.head.num_classes, (pixels.shape[0], pixels.shape[1])
+
+        def collect() -> tuple[np.ndarray, Tensor]:
+            with self._memory_errors(image, pixels):
+                collected = Collected(classes, size)
+            return self.predict_rows(pixels, collected), collected.probabilities
+
+        if 4 * classes * size[0] * size[1] <= _KEPT:
+            return Prediction(*collect())
+        return Prediction(self.predict_rows(pixels, forget), lambda: collect()[1])
+
+    @torch.no_grad()
+    def _scores(self, image: np.ndarray) -> Tensor:
+        """`SegmentationHead.scores`, (C, H, W) float32, of a picture (H, W, 3) float32 in [0, 1]."""
         config = self.segmenter.config
         geometry = fit_geometry((image.shape[0], image.shape[1]), config.image_size, config.resize)
         pixels = normalize(apply_image(torch.from_numpy(image).permute(2, 0, 1).float(), geometry))
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             output = self.segmenter(pixels[None].to(self.device))
-        head = self.segmenter.head
-        native = invert(head.scores(output)[0].float(), geometry)
-        probabilities = head.probabilities(native[None])[0].cpu()
-        return Prediction(probabilities.argmax(dim=0).to(torch.uint8).numpy(), probabilities)
+        return invert(self.segmenter.head.scores(output)[0].float(), geometry)
+
+    @contextmanager
+    def _memory_errors(self, image: str | Path | np.ndarray, pixels: np.ndarray) -> Iterator[None]:
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            name = image if isinstance(image, str | Path) else "The image"
+            cut = "Cut it into tiles with --tile (Python: tile=)"
+            raise DataError(
+                f"{name} of {pixels.shape[0]} x {pixels.shape[1]} pixels does not fit into the memory of "
+                f"{self.device}. {'Use smaller tiles' if self.cuts(pixels) else cut}, or make it smaller."
+            ) from error
