@@ -249,7 +249,7 @@ def score_pairs(
         each: called with every result, for progress and pictures.
     """
     for pair in pairs:
-        prediction = predictor.predict(read_image(pair.image))
+        prediction = predictor.predict(pair.image)
         target = torch.from_numpy(read_label(pair.mask, dataset.encoding)).long()
         foreground = prediction.probabilities[1] if metrics.binary else None
         metrics.update(torch.from_numpy(prediction.ids).long(), target, foreground)

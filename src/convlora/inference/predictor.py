@@ -1,5 +1,6 @@
 """Image in, class map at native size out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor
 
 from convlora.data.images import read_image
-from convlora.data.transforms import apply_image, fit_geometry, invert, normalize
+from convlora.data.transforms import Geometry, apply_image, fit_geometry, invert, normalize
 from convlora.errors import ConfigError, DataError
+from convlora.head import HeadOutput
 from convlora.model import SegmentationModel
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -137,14 +139,20 @@ class Predictor:
             ConfigError: the model gives values that are not finite.
         """
         picture = _as_picture(image)
+        return self.guarded(lambda: self._segment(picture), image, (picture.shape[0], picture.shape[1]))
+
+    def guarded(
+        self, segment: Callable[[], Prediction], image: str | Path | np.ndarray, size: tuple[int, int]
+    ) -> Prediction:
+        """Run `segment` for an image of (H, W) pixels; raises what `predict` says."""
         try:
-            prediction = self._segment(picture)
+            prediction = segment()
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             name = image if isinstance(image, str | Path) else "The image"
             raise DataError(
-                f"{name} of {picture.shape[0]} x {picture.shape[1]} pixels does not fit into the "
+                f"{name} of {size[0]} x {size[1]} pixels does not fit into the "
                 f"memory of {self.device}. Cut it into tiles, or make it smaller."
             ) from error
         if not bool(prediction.probabilities.isfinite().all()):
@@ -155,11 +163,23 @@ class Predictor:
         return prediction
 
     def _segment(self, image: np.ndarray) -> Prediction:
+        geometry, pixels = self.prepare(image)
+        with self.autocast():
+            output = self.segmenter(pixels[None].to(self.device))
+        return self.finish(output, geometry)
+
+    def prepare(self, image: np.ndarray) -> tuple[Geometry, Tensor]:
+        """How an image (H, W, 3) in [0, 1] is brought to the square, and the encoder's input (3, S, S)."""
         config = self.segmenter.config
         geometry = fit_geometry((image.shape[0], image.shape[1]), config.image_size, config.resize)
-        pixels = normalize(apply_image(torch.from_numpy(image).permute(2, 0, 1).float(), geometry))
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            output = self.segmenter(pixels[None].to(self.device))
+        return geometry, normalize(apply_image(torch.from_numpy(image).permute(2, 0, 1).float(), geometry))
+
+    def autocast(self) -> torch.autocast:
+        """The precision, as a context."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+    def finish(self, output: HeadOutput, geometry: Geometry) -> Prediction:
+        """What the model gave for one image, at the image's own size."""
         head = self.segmenter.head
         native = invert(head.scores(output)[0].float(), geometry)
         probabilities = head.probabilities(native[None])[0].cpu()
