@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import parser, random_transformers_sam, report
 from PIL import Image
 from safetensors.torch import load_file
 
+from common import parser, random_transformers_sam, report
 from convlora.config import make_config
 from convlora.training import fit as fit_module
 from convlora.training.fit import fit
