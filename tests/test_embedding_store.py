@@ -167,9 +167,7 @@ def test_the_limit(monkeypatch):
     assert cache_limit() == 5 * 10**8
     for wrong in ("much", "-1", "inf", "nan"):
         monkeypatch.setenv("CONVLORA_CACHE_GB", wrong)
-        with pytest.raises(
-            ConfigError, match=rf"CACHE_GB is .{wrong}.; it must be a number of giga"
-        ):
+        with pytest.raises(ConfigError, match=rf"CACHE_GB is .{wrong}.; it must be a number of giga"):
             cache_limit()
 
 

@@ -111,8 +111,6 @@ class EmbeddingStore:
                 f"{self.folder} cannot be written: {error}. Make room, or set the environment variable "
                 f"{FOLDER} to a folder elsewhere"
             )
-        else:
-            self.taken += size
 
     def _write(self, file: Path, embedding: Tensor) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +118,9 @@ class EmbeddingStore:
         part = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
         try:
             save_file({_TENSOR: embedding}, part, metadata={"sha256": hash_tensor(embedding)})
+            taken = part.stat().st_size
             part.replace(file)
+            self.taken += taken
         finally:
             part.unlink(missing_ok=True)
 

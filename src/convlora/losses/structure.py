@@ -3,6 +3,9 @@
 Fan et al., PraNet, MICCAI 2020.
 """
 
+from functools import reduce
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -74,10 +77,32 @@ def boundary_weights(pixels: BinaryPixels) -> Tensor:
 
 
 def _box_mean(values: Tensor) -> Tensor:
-    """Mean of each pixel's window, zeros beyond the edge. One axis after the other: a tenth of the time."""
-    size, half = BOUNDARY_WINDOW, BOUNDARY_WINDOW // 2
-    columns = F.avg_pool2d(values, (size, 1), stride=1, padding=(half, 0))
-    return F.avg_pool2d(columns, (1, size), stride=1, padding=(0, half))
+    """Mean of each pixel's window of 0s and 1s, (B, H, W), zeros beyond the edge.
+
+    They are counted in int16 (961 at most), one axis after the other, by sums of 1, 2, 4, 8 and 16
+    neighbours: exact, and a small part of the time that average pooling takes.
+    """
+    half = BOUNDARY_WINDOW // 2
+    counts = F.pad(values.to(torch.int16), (half, half, half, half))
+    for dim in (2, 1):
+        counts = _window_sum(counts, dim, BOUNDARY_WINDOW)
+    return counts.to(values.dtype) / BOUNDARY_WINDOW**2
+
+
+def _window_sum(values: Tensor, dim: int, window: int) -> Tensor:
+    """Sum of each `window` neighbours along an axis, which becomes shorter by `window` - 1."""
+    length = values.shape[dim] - window + 1
+    parts, start, size = [], 0, 1
+    sums = values  # of `size` neighbours
+    while True:
+        if window & size:
+            parts.append(sums.narrow(dim, start, length))
+            start += size
+        if start == window:
+            return reduce(torch.add, parts)
+        rest = sums.shape[dim] - size
+        sums = sums.narrow(dim, 0, rest) + sums.narrow(dim, size, rest)
+        size *= 2
 
 
 def _weighted_iou_loss(pixels: BinaryPixels, weight: Tensor) -> Tensor:
