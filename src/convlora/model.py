@@ -216,7 +216,7 @@ class Segmenter(SegmentationModel):
         """As `forward`, from an image embedding (B, dim, h, w)."""
         positions = self.prompts.image_positions(embedding.shape[2], embedding.shape[3])
         dense = embedding + self.prompts.no_mask()
-        decoded = self.decoder.decode(dense, positions.to(embedding.dtype))
+        decoded = self.decoder.decode(dense, positions.to(dense.dtype))
         return self.head(decoded.mask_tokens, self.decoder.masks(decoded))
 
     @property

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from convlora.losses.structure import _box_mean, _window_sum
+from convlora.losses.structure import _window_sum, count_in_window
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 5, 6, 8, 31])
@@ -15,9 +15,11 @@ def test_every_window(window, dim):
     assert expected.any()
 
 
-def test_mean_of_the_box_is_exact():
+@pytest.mark.parametrize("outside", [0, 1])
+def test_counts_of_the_window_are_exact(outside):
     values = (torch.rand(2, 50, 33, generator=torch.Generator().manual_seed(0)) > 0.5).float()
-    padded = torch.nn.functional.pad(values, (15, 15, 15, 15)).double()
-    expected = padded.unfold(1, 31, 1).unfold(2, 31, 1).sum((-1, -2)) / 961
-    assert torch.equal(_box_mean(values), expected.float())
-    assert torch.equal(_box_mean(torch.ones(1, 31, 31))[0, 15, 15], torch.tensor(1.0))  # int16 holds 961
+    padded = torch.nn.functional.pad(values, (15, 15, 15, 15), value=outside)
+    expected = padded.unfold(1, 31, 1).unfold(2, 31, 1).sum((-1, -2))
+    assert torch.equal(count_in_window(values, outside).float(), expected)
+    assert expected.unique().numel() > 100
+    assert count_in_window(torch.ones(1, 31, 31), outside)[0, 15, 15] == 961

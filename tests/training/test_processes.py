@@ -162,8 +162,7 @@ def test_two_processes_share_the_work_of_embeddings(scenes, small_backbone, bina
     passes = [json.loads((scenes / f"passes{rank}.json").read_text()) for rank in range(2)]
     train_by_one(binary_data, small_backbone, tmp_path / "one", {"method": "decoder-only"})
     files = len(list(cache_folder().iterdir()))
-    assert passes[0]
-    assert abs(len(passes[0]) - len(passes[1])) <= 1
+    assert all(2 + 4 <= len(mine) <= 2 + 8 for mine in passes)  # half of the images, in one or two forms
     assert sum(map(sum, passes)) == files
     assert 8 < files - 4 <= 16
     same_end(tmp_path / "one", scenes / "kept")

@@ -99,7 +99,7 @@ class EmbeddedImages:
 
     def __init__(self, images: SegmentationDataset, embeddings: Embeddings) -> None:
         self.images, self.embeddings = images, embeddings
-        images.room = 0  # an image is needed once
+        images.room = 1  # an image is needed once: in both forms, one after the other
         self.labels: dict[int, Tensor] = {}
         self.room = labels_kept(images.image_size)
 
@@ -107,18 +107,24 @@ class EmbeddedImages:
         return len(self.images)
 
     def get(self, index: int, epoch: int) -> dict[str, Tensor]:
-        """As `SegmentationDataset.get`, with 'embedding' (h, w, dim) in the place of 'image'."""
+        """As `SegmentationDataset.get`; 'embedding' (h, w, dim) stands for 'image', and 'mask' is uint8."""
         flipped = self.images.is_flipped(index, epoch)
         labels = self._labels(index)
         return {
             "embedding": self.embedding(index, epoch, flipped),
-            "mask": (labels.flip(-1) if flipped else labels).long(),
+            "mask": labels.flip(-1) if flipped else labels,
             "index": torch.tensor(index),
         }
 
     def embedding(self, index: int, epoch: int, flipped: bool) -> Tensor:
         """Embedding (h, w, dim) of an image as it is in an epoch; `flipped` must say how."""
-        return self.embeddings.get((index, flipped), lambda: self.images.get(index, epoch)["image"])
+
+        def pixels() -> Tensor:
+            if index not in self.images.kept:
+                self.images.kept.clear()
+            return self.images.get(index, epoch)["image"]
+
+        return self.embeddings.get((index, flipped), pixels)
 
     def _labels(self, index: int) -> Tensor:
         if index in self.labels:
@@ -135,7 +141,7 @@ class EmbeddedImages:
             orders: an epoch and the images that it shows, for each epoch.
 
         Returns:
-            Image, an epoch that shows it so, and whether it is flipped.
+            Image, an epoch that shows it so, and whether it is flipped; in the order of the images.
         """
         found: dict[tuple[int, bool], int] = {}
         most = len(self) * (2 if self.images.augmenter.config.horizontal_flip else 1)
@@ -146,7 +152,7 @@ class EmbeddedImages:
                 found.setdefault((index, self.images.is_flipped(index, epoch)), epoch)
             if len(found) == most:
                 break
-        return [(index, epoch, flipped) for (index, flipped), epoch in found.items()]
+        return [(index, epoch, flipped) for (index, flipped), epoch in sorted(found.items())]
 
 
 class EmbeddedPredictor(Predictor):

@@ -113,7 +113,8 @@ class _Run:
 
     def _train(self, resume: bool) -> dict[str, Any]:
         config, accelerator = self.config, self.accelerator
-        optimizer = make_optimizer(self.segmenter, self.plan.lr, config.weight_decay)
+        fused = accelerator.device.type == "cpu" and accelerator.mixed_precision != "fp16"
+        optimizer = make_optimizer(self.segmenter, self.plan.lr, config.weight_decay, fused)
         state = load_state(config.out, self.segmenter, optimizer) if resume else None
         self._check_agreement(state)
         self.optimizer = optimizer

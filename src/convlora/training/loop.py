@@ -124,7 +124,10 @@ class Loop:
             output = self.model(batch["embedding"].to(device, non_blocking=True), keys, embedded=True)
         else:
             output = self.model(batch["image"].to(device, non_blocking=True), keys)
-        loss = self.objective(output, batch["mask"].to(device, non_blocking=True), keys)
+        target = batch["mask"].to(device, non_blocking=True)
+        if target.dtype == torch.uint8:  # an eighth of the bytes, up to here
+            target = target.long()
+        loss = self.objective(output, target, keys)
         loss = loss * len(keys) / (self.plan.micro_batches * self.plan.micro_batch)
         self.accelerator.backward(loss)
         return loss.detach()

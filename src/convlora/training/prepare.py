@@ -38,7 +38,7 @@ def prepare_embeddings(
     stream = orders(first_step * plan.batch_size, plan.steps * plan.batch_size, len(images), seed)
     wanted = images.variants(stream)
     predictor = EmbeddedPredictor(images.embeddings)
-    mine = wanted[accelerator.process_index :: accelerator.num_processes]
+    mine = [v for v in wanted if v[0] % accelerator.num_processes == accelerator.process_index]
     jobs: list[Callable[[], object]] = [partial(predictor.look_up, pair.image) for pair in pairs]
     jobs += [partial(images.embedding, *variant) for variant in mine]
     for done, seconds in _run(jobs):
