@@ -204,6 +204,13 @@ def test_without_room_the_run_goes_on_to_the_same_end(
     same_end(tmp_path / "kept", tmp_path / "full")
 
 
+def test_a_wrong_limit_shows_before_the_run_begins(binary_data, small_backbone, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVLORA_CACHE_GB", "all")
+    with pytest.raises(ConfigError, match="CONVLORA_CACHE_GB is 'all'"):
+        fit(config(binary_data, small_backbone, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_files_removed_during_the_run_are_computed_again(
     binary_data, small_backbone, tmp_path, passes, monkeypatch
 ):

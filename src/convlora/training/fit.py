@@ -66,6 +66,7 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
         ConfigError, DataError, WeightsError: before any training, with what to change.
     """
     _refuse_sharding()
+    cache_limit()  # a mistake in it shows before the run folder is made
     record = read_record(config.out) if resume else None
     report = check_dataset(
         config.data, classes=config.classes, palette=config.palette, record=record, progress=show_progress
