@@ -172,7 +172,8 @@ class Predictor:
         """How an image (H, W, 3) in [0, 1] is brought to the square, and the encoder's input (3, S, S)."""
         config = self.segmenter.config
         geometry = fit_geometry((image.shape[0], image.shape[1]), config.image_size, config.resize)
-        return geometry, normalize(apply_image(torch.from_numpy(image).permute(2, 0, 1).float(), geometry))
+        pixels = apply_image(torch.from_numpy(image).permute(2, 0, 1).float(), geometry)
+        return geometry, normalize(pixels).contiguous()
 
     def autocast(self) -> torch.autocast:
         """The precision, as a context."""

@@ -79,7 +79,8 @@ class Embeddings:
         self.computed += 1
         try:
             with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                embedding = self.segmenter.embed(image[None].to(self.device))
+                # contiguous, as a batch is: another layout takes a convolution that rounds otherwise
+                embedding = self.segmenter.embed(image[None].contiguous().to(self.device))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
