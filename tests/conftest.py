@@ -21,6 +21,19 @@ def _no_network(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_cache(tmp_path_factory):
+    """For what fixtures of a wider scope train; never the user's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONVLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVLORA_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="session")
 def small_backbone(tmp_path_factory) -> Path:
     """Folder of a random SAM with two blocks, 64 px, patch 8."""

@@ -75,3 +75,51 @@ def test_bad_yaml(tmp_path, content, message):
 def test_missing_yaml(tmp_path):
     with pytest.raises(ConfigError, match=r"no\.yaml does not exist"):
         read_yaml(tmp_path / "no.yaml")
+
+
+def test_an_untouched_encoder_is_given_flips_alone_so_that_embeddings_can_be_kept():
+    assert make_config(BASE).augment == "default"
+    frozen = make_config({**BASE, "method": "decoder-only"})
+    assert (frozen.augment, frozen.keep_embeddings, frozen.keeps_embeddings) == ("flip", None, True)
+    assert make_config({**BASE, "method": "decoder-only", "preset": "paper"}).augment == "flip"
+    assert make_config({**BASE, "method": "decoder-only", "keep_embeddings": False}).augment == "default"
+    for augment in ("none", "flip", "default"):  # what is given wins
+        asked = make_config({**BASE, "method": "decoder-only", "augment": augment})
+        assert asked.augment == augment
+        assert asked.keeps_embeddings == (augment != "default")
+        assert not make_config({**BASE, "augment": augment}).keeps_embeddings
+        switched_off = {"method": "decoder-only", "augment": augment, "keep_embeddings": False}
+        assert not make_config({**BASE, **switched_off}).keeps_embeddings
+
+
+def test_a_recorded_run_keeps_its_augmentation(tmp_path):
+    """Also one of a version without `keep_embeddings`, which augmented by default."""
+    frozen = make_config({**BASE, "method": "decoder-only"})
+    (tmp_path / "config.yaml").write_text(frozen.to_yaml())
+    assert load_config(tmp_path / "config.yaml") == frozen
+    before = (
+        frozen.to_yaml().replace("augment: flip", "augment: default").replace("keep_embeddings: null\n", "")
+    )
+    (tmp_path / "config.yaml").write_text(before)
+    loaded = load_config(tmp_path / "config.yaml")
+    assert (loaded.augment, loaded.keeps_embeddings) == ("default", False)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {},
+            "keep_embeddings is true, but method .conv-lora. trains the encoder, .* use --method decoder",
+        ),
+        ({"method": "lst"}, "method 'lst' trains the encoder"),
+        (
+            {"method": "decoder-only", "augment": "default"},
+            "augment 'default' gives every image new pixels .* Set augment=flip or augment=none, or leave",
+        ),
+        ({"keep_embeddings": "perhaps"}, "keep_embeddings: got 'perhaps'; it must be true or false"),
+    ],
+)
+def test_embeddings_that_cannot_be_kept(values, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config({**BASE, "keep_embeddings": True, **values})

@@ -41,6 +41,8 @@ PAPER: dict[str, Any] = {
     "patience": 10,
 }
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
+#: Values of `augment` with which an image has one or two forms in the whole run.
+FEW_INPUTS = ("none", "flip")
 
 
 class RunConfig(BaseModel):
@@ -62,6 +64,9 @@ class RunConfig(BaseModel):
     image_size: int | None = Field(None, ge=32, le=4096, description="Side of the input in pixels.")
     resize: Literal["pad", "stretch"] = Field("pad", description="Keep the aspect and pad, or stretch.")
     augment: Literal["none", "flip", "default"] = Field("default", description="Augmentation.")
+    keep_embeddings: bool | None = Field(
+        None, description="Compute an untouched encoder's embeddings once; by default where that is possible."
+    )
     loss: str = Field("default", description="'default', 'official' (the paper's code), or a loss by name.")
     train_images: int | None = Field(
         None, ge=1, description="Use so many of the training images, drawn by the seed; else all."
@@ -103,7 +108,7 @@ class RunConfig(BaseModel):
     def _method_is_known(cls, value: dict[str, Any]) -> dict[str, Any]:
         options = {"name": "conv-lora"} | value
         try:
-            build_method(options["name"], {k: v for k, v in options.items() if k != "name"})
+            build_method(*_name_and_options(options))
         except ConfigError as error:
             raise ValueError(f"{_OWN}{error}") from error
         return options
@@ -123,7 +128,30 @@ class RunConfig(BaseModel):
                 f"{_OWN}num_masks is {self.num_masks}, but multiclass_head '{self.multiclass_head}' has one "
                 "mask for each class. Leave num_masks out, or set multiclass_head=mask-classification."
             )
+        if self.keep_embeddings and self.trains_encoder:
+            raise ValueError(
+                f"{_OWN}keep_embeddings is true, but method '{self.method['name']}' trains the encoder, so "
+                "an image's embedding is another after every step. Leave keep_embeddings out, or use "
+                "--method decoder-only."
+            )
+        if self.keep_embeddings and not self.keeps_embeddings:
+            raise ValueError(
+                f"{_OWN}keep_embeddings is true, but augment '{self.augment}' gives every image new pixels "
+                "in every epoch, and so a new embedding. Set augment=flip or augment=none, or leave "
+                "keep_embeddings out."
+            )
         return self
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether the method changes the encoder."""
+        return build_method(*_name_and_options(self.method)).trains_encoder
+
+    @property
+    def keeps_embeddings(self) -> bool:
+        """Whether the run computes every image's embedding once and keeps it."""
+        possible = not self.trains_encoder and self.augment in FEW_INPUTS
+        return possible and self.keep_embeddings is not False
 
     def to_yaml(self) -> str:
         """Text of config.yaml; `load_config` reads it back."""
@@ -149,14 +177,25 @@ def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = N
         if key not in RunConfig.model_fields
     ]
     preset = given.get("preset", "default")
+    chosen = PRESETS.get(str(preset), {}) | known
     try:
-        config = RunConfig(**(PRESETS.get(str(preset), {}) | known))
+        config = RunConfig(**({"augment": _default_augment(chosen)} | chosen))
     except ValidationError as error:
         first = dict(map(_explain, reversed(error.errors())))  # one for each key
         problems += [_line(key, text, origins) for key, text in reversed(first.items())]
     if problems:
         raise ConfigError("The configuration is not valid:\n" + "\n".join(problems))
     return config
+
+
+def _default_augment(values: Mapping[str, Any]) -> str:
+    """Augmentation that nobody chose: flips alone where they let embeddings of the encoder be kept."""
+    default = str(RunConfig.model_fields["augment"].default)
+    try:
+        config = RunConfig(**{**values, "augment": "flip"})
+    except ValidationError:
+        return default  # the message comes with the configuration itself
+    return "flip" if config.keeps_embeddings else default
 
 
 def load_config(file: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -209,6 +248,11 @@ def check_same(asked: RunConfig, recorded: RunConfig, out: Path) -> None:
 _OWN = "\0"
 
 
+def _name_and_options(method: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    options = dict(method)
+    return options.pop("name"), options
+
+
 def _nullable(key: object) -> bool:
     field = RunConfig.model_fields.get(str(key))
     return field is not None and NoneType in get_args(field.annotation)
@@ -255,7 +299,7 @@ def _rule(key: str, field: FieldInfo) -> str:
         return f"one of {', '.join(_choices(field))}"
     kinds = _kinds(field)
     if not kinds & {int, float}:
-        return "a path" if Path in kinds else "text"
+        return "true or false" if bool in kinds else "a path" if Path in kinds else "text"
     words = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
     bounds = [
         text.format(getattr(bound, name))

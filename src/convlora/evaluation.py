@@ -16,7 +16,7 @@ from convlora.checkpoint import find_adapter, from_pretrained, read_adapter_conf
 from convlora.data.check import check_dataset
 from convlora.data.classes import read_class_names
 from convlora.data.find import find_source
-from convlora.data.images import read_image, read_pixels
+from convlora.data.images import read_image
 from convlora.data.labels import read_label
 from convlora.data.layout import SPLITS, DataSet, Pair
 from convlora.data.progress import show_progress
@@ -259,10 +259,10 @@ def score_pairs(
         each: called with every result in order, for progress and pictures; from another thread.
     """
 
-    def read(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-        return read_pixels(pair.image), read_label(pair.mask, dataset.encoding)
+    def read(pair: Pair) -> tuple[Path | np.ndarray, np.ndarray]:
+        return predictor.read(pair.image), read_label(pair.mask, dataset.encoding)
 
-    def compute(_: Pair, data: tuple[np.ndarray, np.ndarray]) -> tuple[Prediction, np.ndarray]:
+    def compute(_: Pair, data: tuple[Path | np.ndarray, np.ndarray]) -> tuple[Prediction, np.ndarray]:
         return predictor.predict(data[0]), data[1]
 
     def finish(pair: Pair, result: tuple[Prediction, np.ndarray]) -> None:

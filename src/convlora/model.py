@@ -92,6 +92,11 @@ class SegmentationModel(nn.Module, ABC):
     def embed_dim(self) -> int:
         """Width of the encoder, which decides the default learning rate."""
 
+    @property
+    def encoder_is_untouched(self) -> bool:
+        """Whether training leaves the whole encoder as it is, so that an image's embedding never changes."""
+        return False
+
     @abstractmethod
     def forward(self, image: Tensor, keys: Sequence[int] | None = None) -> HeadOutput:
         """Predict; see `Segmenter.forward`."""
@@ -176,27 +181,48 @@ class Segmenter(SegmentationModel):
             torch.manual_seed(seed)
             return cls(loaded.sam, config)
 
-    def forward(self, image: Tensor, keys: Sequence[int] | None = None) -> HeadOutput:
+    def forward(self, image: Tensor, keys: Sequence[int] | None = None, embedded: bool = False) -> HeadOutput:
         """Predict.
 
         Args:
-            image: (B, 3, H, W) normalised; H and W multiples of the patch.
+            image: (B, 3, H, W) normalised; H and W multiples of the patch. Or, where `embedded`, what `embed`
+                gave for them, channel last: (B, h, w, dim).
+            embedded: see `image`.
             keys: in training, a number for each image that is its own in the run: the method's noise then
                 depends on these alone, not on the batch or the process.
 
         Returns:
             Logits at four times the embedding's resolution; see `HeadOutput`.
         """
-        if self.training:
-            adapters.announce_samples(self.encoder, len(image), keys)
+        if embedded:
+            return self.decode(image.permute(0, 3, 1, 2))
+        if not self.training:
+            return self.decode(self.encoder(image))
+        if self.encoder_is_untouched:
+            return self.decode(self.embed(image))
+        adapters.announce_samples(self.encoder, len(image), keys)
         return self.decode(self.encoder(image))
+
+    @torch.no_grad()
+    def embed(self, image: Tensor) -> Tensor:
+        """Embeddings (B, dim, h, w) of images (B, 3, H, W), laid out channel last, without a graph.
+
+        One image at a time: the bits of an embedding do not hang on the images beside it.
+        """
+        embeddings = torch.cat([self.encoder(one) for one in image.split(1)])
+        return embeddings.contiguous(memory_format=torch.channels_last)
 
     def decode(self, embedding: Tensor) -> HeadOutput:
         """As `forward`, from an image embedding (B, dim, h, w)."""
         positions = self.prompts.image_positions(embedding.shape[2], embedding.shape[3])
         dense = embedding + self.prompts.no_mask()
-        decoded = self.decoder.decode(dense, positions.to(embedding.dtype))
+        decoded = self.decoder.decode(dense, positions.to(dense.dtype))
         return self.head(decoded.mask_tokens, self.decoder.masks(decoded))
+
+    @property
+    def encoder_is_untouched(self) -> bool:
+        """See `SegmentationModel`; so is every encoder whose method says `trains_encoder = False`."""
+        return not self.method.trains_encoder
 
     @property
     def embed_dim(self) -> int:

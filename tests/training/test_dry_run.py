@@ -11,6 +11,7 @@ from convlora.backbone.presets import BACKBONES
 from convlora.backbone.sam import Sam
 from convlora.cli import main
 from convlora.config import make_config
+from convlora.embedding_store import cache_folder
 from convlora.errors import ConfigError, DataError
 from convlora.model import Segmenter, SegmenterConfig
 from convlora.training import dry_run as module
@@ -193,3 +194,25 @@ def test_errors_are_those_of_training(values, error, message, binary_data, small
     known = {"data": binary_data, "out": tmp_path / "r", "backbone": str(small_backbone)}
     with pytest.raises(error, match=message):
         dry_run(make_config(known | values))
+
+
+def test_embeddings_that_will_be_kept_are_told(binary_data, small_backbone, tmp_path):
+    known = {"data": binary_data, "out": tmp_path / "r", "backbone": str(small_backbone), "image_size": 512}
+    frozen = dry_run(make_config({**known, "method": "decoder-only"}))
+    images = 2 * 8 + 4
+    assert frozen.embeddings_mb == -(-4 * images * 64 * 64 * 32 // 10**6) == 11
+    said = "\n".join(frozen.lines())
+    assert f"embeddings: at most 11 MB in {cache_folder()}, which may take 20 GB" in said
+    assert (
+        "note: the encoder stays as it is: its embeddings are computed once and kept; so augment is" in said
+    )
+    assert not cache_folder().exists()
+    plain = dry_run(make_config({**known, "method": "decoder-only", "augment": "none"}))
+    assert plain.embeddings_mb < 0.7 * frozen.embeddings_mb
+    moving = dry_run(make_config({**known, "method": "decoder-only", "augment": "default"}))
+    assert moving.embeddings_mb == 0
+    assert "With augment=flip or augment=none its embeddings would be computed once" in moving.remarks[0]
+    other = dry_run(make_config(known))
+    assert (other.embeddings_mb, other.remarks) == (0, [])
+    off = dry_run(make_config({**known, "method": "decoder-only", "keep_embeddings": False}))
+    assert (off.embeddings_mb, off.remarks) == (0, [])

@@ -16,6 +16,7 @@ from step_cases import CASES, METHODS, adapted, batches, gradients, segmenter
 from convlora.adapters import trainable_parameters
 from convlora.config import make_config
 from convlora.data.check import check_dataset
+from convlora.embedding_store import cache_folder
 from convlora.errors import ConfigError
 from convlora.training import fit as fit_module
 from convlora.training.fit import fit
@@ -149,10 +150,22 @@ def scenes(small_backbone, binary_data, three_class_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
     values = {**COMMON, "data": str(binary_data), "out": str(folder / "run"), "backbone": str(small_backbone)}
     (folder / "interrupted.json").write_text(json.dumps(values))
+    untouched = {**values, "out": str(folder / "kept"), "method": "decoder-only"}
+    (folder / "kept.json").write_text(json.dumps(untouched))
     script = Path(__file__).with_name("two_processes.py")
     done = launch([folder, small_backbone, binary_data, three_class_data], code=(str(script),))
     assert done.returncode == 0, done.stderr
     return folder
+
+
+def test_two_processes_share_the_work_of_embeddings(scenes, small_backbone, binary_data, tmp_path):
+    passes = [json.loads((scenes / f"passes{rank}.json").read_text()) for rank in range(2)]
+    train_by_one(binary_data, small_backbone, tmp_path / "one", {"method": "decoder-only"})
+    files = len(list(cache_folder().iterdir()))
+    assert all(2 + 4 <= len(mine) <= 2 + 8 for mine in passes)  # half of the images, in one or two forms
+    assert sum(map(sum, passes)) == files
+    assert 8 < files - 4 <= 16
+    same_end(tmp_path / "one", scenes / "kept")
 
 
 @pytest.mark.parametrize("name", CASES)

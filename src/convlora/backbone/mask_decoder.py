@@ -30,8 +30,26 @@ class CrossAttention(nn.Module):
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         ]
-        out = F.scaled_dot_product_attention(*heads)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        return self.out_proj(attend(*heads).transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention (B, heads, Nq, d), (B, heads, Nk, d), (B, heads, Nk, d) to (B, heads, Nq, d).
+
+    PyTorch's fused kernel for CPUs works through long rows of keys and queries. With a handful of tokens on
+    one side it takes several times as long as the formula, whose table of scores then is small.
+    """
+    queries, keys, width = q.shape[2], k.shape[2], q.shape[3]
+    if q.device.type != "cpu" or queries * keys > width * (queries + keys):
+        return F.scaled_dot_product_attention(q, k, v)
+    dtype = q.dtype
+    with torch.autocast("cpu", enabled=False):  # the fused kernel too sums in fp32
+        if dtype in (torch.bfloat16, torch.float16):
+            q, k, v = q.float(), k.float(), v.float()
+        if queries < keys:
+            return ((q * width**-0.5 @ k.mT).softmax(dim=-1) @ v).to(dtype)
+        # a softmax over a few neighbours in memory is slow, one over a few rows is not
+        return ((k * width**-0.5 @ q.mT).softmax(dim=-2).mT @ v).to(dtype)
 
 
 class TwoWayAttentionBlock(nn.Module):
@@ -92,7 +110,15 @@ class DecodedTokens(NamedTuple):
 
     iou_token: Tensor  # (N, dim)
     mask_tokens: Tensor  # (N, T, dim)
-    pixels: Tensor  # (N, dim / 8, 4 h, 4 w)
+    pixels: Tensor  # (N, h, w, 2, 2, 2, 2, dim / 8): each cell's quarters (row, column), and theirs
+
+
+def _quarters(layer: nn.Module, x: Tensor) -> Tensor:
+    """A transposed convolution of kernel and stride 2, (..., C) to (..., 4, C'): row by row of each cell."""
+    assert isinstance(layer, nn.ConvTranspose2d)
+    assert layer.bias is not None
+    weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    return F.linear(x, weight, layer.bias.repeat(4)).unflatten(-1, (4, -1))
 
 
 class MaskDecoder(nn.Module):
@@ -133,8 +159,21 @@ class MaskDecoder(nn.Module):
         tokens, pixels = self.transformer(
             image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2), tokens
         )
-        pixels = self.output_upscaling(pixels.transpose(1, 2).unflatten(2, (h, w)))
+        pixels = self._upscale(pixels).view(N, h, w, 2, 2, 2, 2, -1)
         return DecodedTokens(tokens[:, 0], tokens[:, 1 : 1 + self.mask_tokens.num_embeddings], pixels)
+
+    def _upscale(self, x: Tensor) -> Tensor:
+        """`output_upscaling` of (N, cells, dim) to (N, cells, 16 pixels, dim / 8), in the pixels' own order.
+
+        A transposed convolution whose stride is its kernel is a linear layer to each cell's four quarters,
+        and what stands between and behind works pixel by pixel. So nothing needs to be brought in rows and
+        columns before the masks are, which have far fewer channels.
+        """
+        first, norm, gelu, second, last = self.output_upscaling
+        assert isinstance(norm, LayerNorm2d)
+        x = _quarters(first, x)
+        x = gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
+        return last(_quarters(second, x)).flatten(-3, -2)
 
     def masks(self, decoded: DecodedTokens) -> Tensor:
         """Mask logits (N, T, 4 h, 4 w); a single hypernetwork is shared by all tokens."""
@@ -145,7 +184,10 @@ class MaskDecoder(nn.Module):
             weights = torch.stack(
                 [network(decoded.mask_tokens[:, i]) for i, network in enumerate(networks)], dim=1
             )
-        return torch.einsum("ntc,nchw->nthw", weights, decoded.pixels)
+        pixels = decoded.pixels
+        logits = pixels.flatten(1, 6) @ weights.transpose(1, 2)
+        rows_and_columns = logits.view(*pixels.shape[:-1], -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
+        return rows_and_columns.reshape(len(logits), -1, 4 * pixels.shape[1], 4 * pixels.shape[2])
 
     def forward(self, image: Tensor, image_pe: Tensor, sparse: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """SAM's own output for every mask token: the single mask first, then those for ambiguous prompts.

@@ -62,6 +62,23 @@ class Augmenter:
         c = config.colour
         self.colour = K.ColorJiggle(c, c, c, c / 10, p=0.8) if c else None
 
+    def is_flipped(self, seed: int) -> bool:
+        """Whether `__call__` flips horizontally with this seed, as all that it does.
+
+        Raises:
+            ValueError: it does more than that.
+        """
+        config = self.config
+        if config.vertical_flip or config.scale or config.shift or config.colour:
+            raise ValueError("the augmentation is more than a horizontal flip")
+        if self.geometry is None:
+            return False
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            (drawn,) = self.geometry.forward_parameters(torch.Size((1, 3, 1, 1)))  # kornia's own draw
+        values: Any = drawn.data
+        return bool(values["batch_prob"] > 0.5)
+
     def __call__(
         self, image: Tensor, mask: Tensor, seed: int, valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:

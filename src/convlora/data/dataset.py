@@ -17,9 +17,17 @@ from convlora.data.transforms import apply_image, apply_mask, fit_geometry, norm
 _CACHE_BYTES = 2 * 2**30
 
 
-def bytes_kept(images: int, image_size: int) -> int:
-    """Bytes that the decoded training images will take in each process."""
-    return min(images * 5 * image_size**2, _CACHE_BYTES)
+_IMAGE, _LABELS = 5, 1  # bytes a pixel: pixels, mask, valid; the mask alone
+
+
+def bytes_kept(images: int, image_size: int, embedded: bool = False) -> int:
+    """Bytes that the decoded training images, or their masks alone, will take in each process."""
+    return min(images * (_LABELS if embedded else _IMAGE) * image_size**2, _CACHE_BYTES)
+
+
+def labels_kept(image_size: int) -> int:
+    """Decoded masks, at most, that are kept in each process where images need not be."""
+    return _CACHE_BYTES // (_LABELS * image_size**2)
 
 
 class SegmentationDataset(Dataset[dict[str, Tensor]]):
@@ -50,7 +58,7 @@ class SegmentationDataset(Dataset[dict[str, Tensor]]):
         self.image_size, self.resize, self.seed = image_size, resize, seed
         self.augmenter = Augmenter(augment)
         self.kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        self.room = _CACHE_BYTES // (5 * image_size**2)  # pixels, mask, valid
+        self.room = _CACHE_BYTES // (_IMAGE * image_size**2)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -68,9 +76,25 @@ class SegmentationDataset(Dataset[dict[str, Tensor]]):
             DataError: a file cannot be read.
         """
         pixels, mask, valid = self._read(index)
-        seed = int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0])
-        image, mask = self.augmenter(pixels.float() / 255, mask, seed, valid)
+        image, mask = self.augmenter(pixels.float() / 255, mask, self._draw(index, epoch), valid)
         return {"image": normalize(image), "mask": mask.long(), "index": torch.tensor(index)}
+
+    def is_flipped(self, index: int, epoch: int) -> bool:
+        """Whether `get` flips the image; see `Augmenter.is_flipped`."""
+        return self.augmenter.is_flipped(self._draw(index, epoch))
+
+    def labels(self, index: int) -> Tensor:
+        """The mask alone, not augmented: (S, S) uint8 with 255 ignored, also in the padding.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        mask = torch.from_numpy(read_label(self.pairs[index].mask, self.encoding))
+        return apply_mask(mask, fit_geometry((mask.shape[0], mask.shape[1]), self.image_size, self.resize))
+
+    def _draw(self, index: int, epoch: int) -> int:
+        """Seed of one augmentation."""
+        return int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0])
 
     def _read(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         if index in self.kept:

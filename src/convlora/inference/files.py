@@ -136,7 +136,7 @@ def _compute(
 
 def _predict(predictor: Predictor, job: Job, pixels: np.ndarray) -> _Result:
     probabilities = None
-    if not predictor.cuts(pixels):
+    if not predictor.cuts((pixels.shape[0], pixels.shape[1])):
         prediction = predictor.predict(pixels)
         ids = prediction.ids
         if job.probabilities is not None:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from convlora.data.images import read_pixels, to_float
-from convlora.data.transforms import apply_image, fit_geometry, invert, normalize
+from convlora.data.transforms import Geometry, apply_image, fit_geometry, invert, normalize
 from convlora.errors import ConfigError, DataError
 from convlora.frozen import hold_frozen_in
-from convlora.head import class_ids
+from convlora.head import HeadOutput, class_ids
 from convlora.inference.tiled import Collected, Receive, check_finite, forget, predict_rows
 from convlora.inference.tiles import choose_tiles
 from convlora.model import SegmentationModel
@@ -178,16 +178,21 @@ class Predictor:
             ConfigError: the model gives values that are not finite.
         """
         pixels = _as_pixels(image)
-        if self.cuts(pixels):
+        size = (pixels.shape[0], pixels.shape[1])
+        if self.cuts(size):
             return self._segment_tiles(image, pixels)
-        with self._memory_errors(image, pixels):
+        with self.memory_errors(image, size):
             prediction = self._segment(to_float(pixels))
         check_finite(prediction.probabilities)
         return prediction
 
-    def cuts(self, pixels: np.ndarray) -> bool:
-        """Whether an image (H, W, 3) is cut into tiles: there are some, and it is larger than one."""
-        return self.tiles is not None and self.tiles.cut((pixels.shape[0], pixels.shape[1]))
+    def read(self, image: Path) -> Path | np.ndarray:
+        """What `predict` needs of a file, so that another thread can read it before: its pixels."""
+        return read_pixels(image)
+
+    def cuts(self, size: tuple[int, int]) -> bool:
+        """Whether an image of (H, W) pixels is cut into tiles: there are some, and it is larger than one."""
+        return self.tiles is not None and self.tiles.cut(size)
 
     def predict_rows(self, image: str | Path | np.ndarray, receive: Receive) -> np.ndarray:
         """Segment one image in tiles and hand its probabilities over in rows, without holding them.
@@ -206,18 +211,51 @@ class Predictor:
         if self.tiles is None:
             raise ConfigError("There are no tiles to predict in rows. Give the predictor a tile.")
         pixels = _as_pixels(image)
-        with self._memory_errors(image, pixels):
+        with self.memory_errors(image, (pixels.shape[0], pixels.shape[1])):
             return predict_rows(pixels, self.tiles, self.segmenter.head, self._scores, receive)
 
-    def _segment(self, image: np.ndarray) -> Prediction:
-        probabilities = self.segmenter.head.probabilities(self._scores(image)[None])[0].cpu()
+    def prepare(self, image: np.ndarray) -> tuple[Geometry, Tensor]:
+        """How an image (H, W, 3) in [0, 1] is brought to the square, and the encoder's input (3, S, S)."""
+        config = self.segmenter.config
+        geometry = fit_geometry((image.shape[0], image.shape[1]), config.image_size, config.resize)
+        pixels = apply_image(torch.from_numpy(image).permute(2, 0, 1).float(), geometry)
+        return geometry, normalize(pixels).contiguous()
+
+    def autocast(self) -> torch.autocast:
+        """The precision, as a context."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+    def finish(self, output: HeadOutput, geometry: Geometry) -> Prediction:
+        """What the model gave for one image, at the image's own size."""
+        head = self.segmenter.head
+        probabilities = head.probabilities(self._at_native_size(output, geometry)[None])[0].cpu()
         return Prediction(class_ids(probabilities).numpy(), probabilities)
+
+    @contextmanager
+    def memory_errors(self, image: str | Path | np.ndarray, size: tuple[int, int]) -> Iterator[None]:
+        """Tell what to do where memory runs out for an image of (H, W) pixels."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            name = image if isinstance(image, str | Path) else "The image"
+            cut = "Cut it into tiles with --tile (Python: tile=)"
+            raise DataError(
+                f"{name} of {size[0]} x {size[1]} pixels does not fit into the memory of "
+                f"{self.device}. {'Use smaller tiles' if self.cuts(size) else cut}, or make it smaller."
+            ) from error
+
+    @torch.no_grad()
+    def _segment(self, image: np.ndarray) -> Prediction:
+        geometry, pixels = self.prepare(image)
+        return self.finish(self._run(pixels), geometry)
 
     def _segment_tiles(self, image: str | Path | np.ndarray, pixels: np.ndarray) -> Prediction:
         classes, size = self.segmenter.head.num_classes, (pixels.shape[0], pixels.shape[1])
 
         def collect() -> tuple[np.ndarray, Tensor]:
-            with self._memory_errors(image, pixels):
+            with self.memory_errors(image, size):
                 collected = Collected(classes, size)
             return self.predict_rows(pixels, collected), collected.probabilities
 
@@ -228,23 +266,12 @@ class Predictor:
     @torch.no_grad()
     def _scores(self, image: np.ndarray) -> Tensor:
         """`SegmentationHead.scores`, (C, H, W) float32, of a picture (H, W, 3) float32 in [0, 1]."""
-        config = self.segmenter.config
-        geometry = fit_geometry((image.shape[0], image.shape[1]), config.image_size, config.resize)
-        pixels = normalize(apply_image(torch.from_numpy(image).permute(2, 0, 1).float(), geometry))
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            output = self.segmenter(pixels[None].to(self.device))
-        return invert(self.segmenter.head.scores(output)[0].float(), geometry)
+        geometry, pixels = self.prepare(image)
+        return self._at_native_size(self._run(pixels), geometry)
 
-    @contextmanager
-    def _memory_errors(self, image: str | Path | np.ndarray, pixels: np.ndarray) -> Iterator[None]:
-        try:
-            yield
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            name = image if isinstance(image, str | Path) else "The image"
-            cut = "Cut it into tiles with --tile (Python: tile=)"
-            raise DataError(
-                f"{name} of {pixels.shape[0]} x {pixels.shape[1]} pixels does not fit into the memory of "
-                f"{self.device}. {'Use smaller tiles' if self.cuts(pixels) else cut}, or make it smaller."
-            ) from error
+    def _run(self, pixels: Tensor) -> HeadOutput:
+        with self.autocast():
+            return self.segmenter(pixels[None].to(self.device))
+
+    def _at_native_size(self, output: HeadOutput, geometry: Geometry) -> Tensor:
+        return invert(self.segmenter.head.scores(output)[0].float(), geometry)

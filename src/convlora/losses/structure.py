@@ -3,6 +3,9 @@
 Fan et al., PraNet, MICCAI 2020.
 """
 
+from functools import reduce
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -66,23 +69,45 @@ def boundary_weights(pixels: BinaryPixels) -> Tensor:
     Beyond the edge of the image y counts as background, as in PraNet. Ignored pixels leave the mean of the
     neighbourhood instead: they are no boundary.
     """
-    ignored_share = _box_mean(1 - pixels.valid)
-    # the window of a labelled pixel holds that pixel, so the labelled share is never below 1 / 31^2
-    labelled_share = (1 - ignored_share).clamp(min=BOUNDARY_WINDOW**-2)
-    neighbourhood = _box_mean(pixels.truth) / labelled_share
-    return pixels.valid * (1 + BOUNDARY_WEIGHT * (neighbourhood - pixels.truth).abs())
+    truth, valid = pixels.truth, pixels.valid
+    # a labelled pixel's window holds that pixel; the others only must not divide by zero
+    labelled = count_in_window(valid, outside=1).clamp_(min=1)
+    contrast = count_in_window(truth, outside=0).to(truth.dtype).div_(labelled).sub_(truth).abs_()
+    return torch.addcmul(valid, valid, contrast, value=BOUNDARY_WEIGHT)
 
 
-def _box_mean(values: Tensor) -> Tensor:
-    """Mean of each pixel's window, zeros beyond the edge. One axis after the other: a tenth of the time."""
-    size, half = BOUNDARY_WINDOW, BOUNDARY_WINDOW // 2
-    columns = F.avg_pool2d(values, (size, 1), stride=1, padding=(half, 0))
-    return F.avg_pool2d(columns, (1, size), stride=1, padding=(0, half))
+def count_in_window(values: Tensor, outside: int) -> Tensor:
+    """How many 1s each pixel's window holds: (B, H, W) of 0s and 1s to int16; beyond the edge is `outside`.
+
+    One axis after the other, by sums of 1, 2, 4, 8 and 16 neighbours, in int16 (961 at most): exact, and in
+    a small part of the time that average pooling takes.
+    """
+    half = BOUNDARY_WINDOW // 2
+    counts = F.pad(values.to(torch.int16), (half, half, half, half), value=outside)
+    for dim in (2, 1):
+        counts = _window_sum(counts, dim, BOUNDARY_WINDOW)
+    return counts
+
+
+def _window_sum(values: Tensor, dim: int, window: int) -> Tensor:
+    """Sum of each `window` neighbours along an axis, which becomes shorter by `window` - 1."""
+    length = values.shape[dim] - window + 1
+    parts, start, size = [], 0, 1
+    sums = values  # of `size` neighbours
+    while True:
+        if window & size:
+            parts.append(sums.narrow(dim, start, length))
+            start += size
+        if start == window:
+            return reduce(torch.add, parts)
+        rest = sums.shape[dim] - size
+        sums = sums.narrow(dim, 0, rest) + sums.narrow(dim, size, rest)
+        size *= 2
 
 
 def _weighted_iou_loss(pixels: BinaryPixels, weight: Tensor) -> Tensor:
     """1 - (I + 1) / (U - I + 1) of each image, (B,); 0 where nothing has a weight."""
-    probability = pixels.logits.sigmoid()
-    intersection = (weight * probability * pixels.truth).sum(dim=(1, 2))
-    total = (weight * (probability + pixels.truth)).sum(dim=(1, 2))
+    predicted = weight * pixels.logits.sigmoid()
+    intersection = (predicted * pixels.truth).sum(dim=(1, 2))
+    total = predicted.sum(dim=(1, 2)) + (weight * pixels.truth).sum(dim=(1, 2))
     return 1 - (intersection + 1) / (total - intersection + 1)

@@ -14,11 +14,14 @@ from convlora.backbone.weights import load_sam
 from convlora.config import RunConfig
 from convlora.data.check import check_dataset
 from convlora.data.dataset import bytes_kept
+from convlora.data.layout import DataSet
 from convlora.data.splits import limit_training
+from convlora.embedding_store import cache_folder, cache_limit
 from convlora.errors import ConfigError
 from convlora.inference.predictor import autocast_dtype
 from convlora.model import Segmenter, SegmenterConfig, default_head
 from convlora.training.memory import MIB, StepMemory, estimate_peak, simulate_step
+from convlora.training.notes import remarks
 from convlora.training.objective import resolve_loss
 from convlora.training.plan import Plan, make_plan
 from convlora.training.validation import check_metric
@@ -45,6 +48,8 @@ class DryRun:
     free_mib: int
     step: StepMemory
     checkpointing: bool = False
+    embeddings_mb: int = 0  # at most so many are kept on disk
+    remarks: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -63,6 +68,7 @@ class DryRun:
         epochs = plan.steps * plan.batch_size / max(1, self.images["train"])
         return [
             *(f"warning: {line}" for line in self.warnings),
+            *(f"note: {line}" for line in self.remarks),
             "images: " + ", ".join(f"{count} {split}" for split, count in self.images.items()),
             "classes (share of the training pixels): "
             + ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.class_shares.items()),
@@ -74,8 +80,13 @@ class DryRun:
             f"{plan.eval_every} steps; learning rate {plan.lr:g}",
             f"memory: about {self.memory_mib:,} MiB at its peak; {self.free_mib:,} MiB are free "
             f"on {self.device}: " + ("fits" if self.fits else f"does not fit. {self._advice()}"),
+            *([self._embeddings()] if self.embeddings_mb else []),
             "Nothing was trained or written.",
         ]
+
+    def _embeddings(self) -> str:
+        limit = f"{cache_limit() / 10**9:g} GB"
+        return f"embeddings: at most {self.embeddings_mb:,} MB in {cache_folder()}, which may take {limit}"
 
     def _advice(self) -> str:
         options = []
@@ -115,7 +126,7 @@ def dry_run(config: RunConfig) -> DryRun:
     held = psutil.Process().memory_info().rss
     trained, total = _count(spec, built)
     step = simulate_step(spec, built, plan.micro_batch, dtype, config.checkpointing)
-    cached = bytes_kept(len(dataset.splits["train"]), built.image_size)
+    cached = bytes_kept(len(dataset.splits["train"]), built.image_size, config.keeps_embeddings)
     peak = estimate_peak(step, state.device.type, held, cached)
     height, width = report.statistics.get("largest image", (0, 0))
     native = step.parameters + 4 * len(dataset.classes) * height * width * 4  # logits, softmax, copies
@@ -134,8 +145,20 @@ def dry_run(config: RunConfig) -> DryRun:
         free_mib=free_bytes(state.device) // MIB,
         step=step,
         checkpointing=config.checkpointing,
+        embeddings_mb=_embeddings_mb(config, dataset, built.image_size, spec)
+        if config.keeps_embeddings
+        else 0,
+        remarks=remarks(config),
         warnings=[str(problem) for problem in report.warnings],
     )
+
+
+def _embeddings_mb(config: RunConfig, dataset: DataSet, image_size: int, spec: SamSpec) -> int:
+    """Megabytes of all embeddings in fp32, the widest that an encoder gives them in; 1 at least."""
+    forms = 2 if config.augment == "flip" else 1
+    images = forms * len(dataset.splits["train"]) + len(dataset.splits["val"])
+    cells = (image_size // spec.encoder.patch_size) ** 2
+    return -(-4 * images * cells * spec.encoder.out_channels // 10**6)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,23 +22,26 @@ from convlora.data.layout import DataSet
 from convlora.data.progress import show_progress
 from convlora.data.splits import FILE as RECORD
 from convlora.data.splits import limit_training, read_record, record_splits
+from convlora.embedding_store import EmbeddingStore, cache_folder, cache_limit
 from convlora.errors import ConfigError
 from convlora.frozen import hold_frozen_in
 from convlora.inference.predictor import autocast_dtype
 from convlora.model import SegmentationModel, Segmenter, SegmenterConfig, default_head
 from convlora.output import make_folder, write_text
+from convlora.training.embeddings import EmbeddedImages, EmbeddedPredictor, Embeddings
 from convlora.training.environment import describe_environment, read_command
 from convlora.training.interrupts import on_interrupt
 from convlora.training.lock import locked
 from convlora.training.loop import Loop
-from convlora.training.notes import notes
+from convlora.training.notes import notes, remarks
 from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
 from convlora.training.plan import make_plan
+from convlora.training.prepare import prepare_embeddings
 from convlora.training.processes import check_agreement, check_launch
 from convlora.training.report import Reporter
 from convlora.training.resume import Progress, State, check_made_with, load_state, save_state, trim_log
-from convlora.training.stream import make_loader
+from convlora.training.stream import Examples, make_loader
 from convlora.training.validation import Validation, check_metric
 from convlora.unet import UNET, Unet, unet_size
 
@@ -63,6 +67,7 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
         ConfigError, DataError, WeightsError: before any training, with what to change.
     """
     _refuse_sharding()
+    cache_limit()  # a mistake in it shows before the run folder is made
     record = read_record(config.out) if resume else None
     report = check_dataset(
         config.data, classes=config.classes, palette=config.palette, record=record, progress=show_progress
@@ -111,7 +116,8 @@ class _Run:
 
     def _train(self, resume: bool) -> dict[str, Any]:
         config, accelerator = self.config, self.accelerator
-        optimizer = make_optimizer(self.segmenter, self.plan.lr, config.weight_decay)
+        fused = accelerator.device.type == "cpu" and accelerator.mixed_precision != "fp16"
+        optimizer = make_optimizer(self.segmenter, self.plan.lr, config.weight_decay, fused)
         state = load_state(config.out, self.segmenter, optimizer) if resume else None
         self._check_agreement(state)
         self.optimizer = optimizer
@@ -119,8 +125,11 @@ class _Run:
         objective = make_objective(self.segmenter, config.loss)
         with Reporter(config.out, self.plan.steps, config.metric, accelerator.is_main_process) as reporter:
             self.reporter = reporter
+            embeddings = self._embeddings()
+            predictor = partial(EmbeddedPredictor, embeddings) if embeddings else None
+            command = read_command(config.out)
             self.validation = Validation(
-                config, self.dataset, self.segmenter, accelerator, reporter, read_command(config.out)
+                config, self.dataset, self.segmenter, accelerator, reporter, command, predictor
             )
             self._introduce()
             loop = Loop(accelerator, model, optimizer, objective, self.plan, config.clip, reporter)
@@ -128,9 +137,11 @@ class _Run:
                 self._go_on(state or State(self.progress, self._made_with()))
             loop.done, loop.splits = self.progress.step, self.progress.splits
             self.loop = loop
+            images, workers = self._images(embeddings)
             loader = make_loader(
-                self._images(), self.plan, config.seed, config.workers, accelerator.process_index, loop.done
+                images, self.plan, config.seed, workers, accelerator.process_index, loop.done
             )
+            reporter.begin()
             with on_interrupt(self._interrupt):
                 loop.run(loader, self._after_step)
         accelerator.wait_for_everyone()
@@ -200,7 +211,24 @@ class _Run:
         total = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum")
         return bool(total > 0)
 
-    def _images(self) -> SegmentationDataset:
+    def _embeddings(self) -> Embeddings | None:
+        """What keeps the embeddings, if this run does."""
+        if not (self.config.keeps_embeddings and isinstance(self.segmenter, Segmenter)):
+            return None
+        store = EmbeddingStore(cache_folder(), cache_limit(), self.reporter.say)
+        return Embeddings(self.segmenter, self.accelerator.device, self.config.precision, store)
+
+    def _images(self, embeddings: Embeddings | None) -> tuple[Examples, int]:
+        """The training images, with all embeddings computed, and the processes that read them."""
+        images = self._pictures()
+        if embeddings is None:
+            return images, self.config.workers
+        embedded, seed, say = EmbeddedImages(images, embeddings), self.config.seed, self.reporter.say
+        pairs = self.validation.mine()
+        prepare_embeddings(embedded, pairs, self.plan, seed, self.loop.done, self.accelerator, say)
+        return embedded, 0  # a missing embedding is computed where the model is
+
+    def _pictures(self) -> SegmentationDataset:
         config = self.segmenter.config
         return SegmentationDataset(
             self.dataset.splits["train"],
@@ -228,6 +256,8 @@ class _Run:
         sizes = ", ".join(f"{len(pairs)} {split}" for split, pairs in self.dataset.splits.items())
         for line in self.warnings:
             self.reporter.say(f"warning: {line}")
+        for line in remarks(self.config):
+            self.reporter.say(f"note: {line}")
         self.reporter.say(
             f"{config.method} on {config.backbone}: {trained.trainable:,} of {trained.total:,} parameters "
             f"trained ({100 * trained.share:.2f} %)\n"

@@ -54,7 +54,8 @@ class Loop:
         """Train to the end of the plan, or until `after_step` says to stop.
 
         Args:
-            loader: micro-batches from step `done` on: 'image', 'mask' and 'key', int64 (b,), on the CPU.
+            loader: micro-batches from step `done` on: 'image' or 'embedding' (see `Segmenter.forward`),
+                'mask' and 'key', int64 (b,), on the CPU.
             after_step: called with the number of steps done; True stops the run.
         """
         batches = iter(loader)
@@ -119,8 +120,14 @@ class Loop:
 
     def _accumulate(self, batch: dict[str, Tensor]) -> Tensor:
         device, keys = self.accelerator.device, batch["key"].tolist()
-        output = self.model(batch["image"].to(device, non_blocking=True), keys)
-        loss = self.objective(output, batch["mask"].to(device, non_blocking=True), keys)
+        if "embedding" in batch:
+            output = self.model(batch["embedding"].to(device, non_blocking=True), keys, embedded=True)
+        else:
+            output = self.model(batch["image"].to(device, non_blocking=True), keys)
+        target = batch["mask"].to(device, non_blocking=True)
+        if target.dtype == torch.uint8:  # an eighth of the bytes, up to here
+            target = target.long()
+        loss = self.objective(output, target, keys)
         loss = loss * len(keys) / (self.plan.micro_batches * self.plan.micro_batch)
         self.accelerator.backward(loss)
         return loss.detach()

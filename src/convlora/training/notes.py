@@ -1,9 +1,30 @@
-"""What of a configuration has no effect on this data, or goes against it: said, not silently done."""
+"""What of a configuration has no effect on this data, goes against it, or follows unasked: said aloud."""
 
 from convlora.config import RunConfig
 from convlora.data.classes import read_class_names
 from convlora.data.find import find_source
 from convlora.errors import DataError
+
+
+def remarks(config: RunConfig) -> list[str]:
+    """What follows from a method that leaves the encoder untouched; nothing for others."""
+    if config.trains_encoder:
+        return []
+    if config.keeps_embeddings:
+        kept = "the encoder stays as it is: its embeddings are computed once and kept"
+        if config.augment == "flip":
+            kept += (
+                "; so augment is flip (augment=default, more variety, would run the encoder for every image "
+                "of every epoch)"
+            )
+        return [f"{kept}; keep_embeddings=false computes them anew at every step"]
+    if config.keep_embeddings is False:
+        return []
+    return [
+        f"augment is {config.augment}: each epoch has new pixels, so the encoder runs for every image of "
+        "every epoch. With augment=flip or augment=none its embeddings would be computed once, and an epoch "
+        "after the first take a small part of the time."
+    ]
 
 
 def notes(config: RunConfig, classes: tuple[str, ...]) -> list[str]:

@@ -4,14 +4,24 @@ import torch
 from torch import nn
 
 
-def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the trained parameters; biases, norms and other vectors are not decayed."""
+def make_optimizer(
+    model: nn.Module, lr: float, weight_decay: float, fused: bool = False
+) -> torch.optim.AdamW:
+    """AdamW over the trained parameters; biases, norms and other vectors are not decayed.
+
+    Args:
+        model: knows which of its parameters train.
+        lr: peak learning rate.
+        weight_decay: of matrices.
+        fused: take PyTorch's kernel that passes over the memory once; for parameters that stay on the CPU,
+            as on other devices it keeps its step counter elsewhere than a saved state has it.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.AdamW(groups, lr=lr, fused=fused)
 
 
 def linear_decay(step: int, steps: int) -> float:

@@ -46,6 +46,10 @@ class Reporter:
     ) -> None:
         self.bar.stop()
 
+    def begin(self) -> None:
+        """The steps begin now: what came before does not count as their time."""
+        self.start = time.monotonic()
+
     def step(self, step: int, loss: float, lr: float, images: int, seconds: float) -> None:
         """Tell that a step is done, and how long it alone took."""
         self.images += images

@@ -1,21 +1,43 @@
 """Which images make up a step: endless shuffled passes, the same for any number of processes and workers."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from convlora.data.dataset import SegmentationDataset
 from convlora.training.plan import Plan
+
+
+class Examples(Protocol):
+    """Training images, augmented; `SegmentationDataset` or what stands for it."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def get(self, index: int, epoch: int) -> dict[str, Tensor]:
+        """One example: 'image' or 'embedding', 'mask' and 'index'."""
+        ...
 
 
 def place(position: int, images: int, seed: int) -> tuple[int, int]:
     """Epoch and image at a position of the stream; each epoch is a new shuffle of all images."""
     epoch, offset = divmod(position, images)
-    order = np.random.default_rng((seed, epoch)).permutation(images)
-    return epoch, int(order[offset])
+    return epoch, int(_order(epoch, images, seed)[offset])
+
+
+def orders(first: int, end: int, images: int, seed: int) -> Iterator[tuple[int, list[int]]]:
+    """Epochs, each with its images in their order, of the positions from `first` to before `end`."""
+    for epoch in range(first // images, -(-end // images)):
+        start = epoch * images
+        yield epoch, _order(epoch, images, seed)[max(0, first - start) : end - start].tolist()
+
+
+def _order(epoch: int, images: int, seed: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(images)
 
 
 class PositionSampler(Sampler[list[int]]):
@@ -39,7 +61,7 @@ class PositionSampler(Sampler[list[int]]):
 class StreamDataset(Dataset[dict[str, Tensor]]):
     """The training images by their position in the stream; augmentation is drawn from epoch and image."""
 
-    def __init__(self, images: SegmentationDataset, seed: int) -> None:
+    def __init__(self, images: Examples, seed: int) -> None:
         self.images, self.seed = images, seed
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
@@ -49,9 +71,9 @@ class StreamDataset(Dataset[dict[str, Tensor]]):
 
 
 def make_loader(
-    images: SegmentationDataset, plan: Plan, seed: int, workers: int, process: int = 0, first_step: int = 0
+    images: Examples, plan: Plan, seed: int, workers: int, process: int = 0, first_step: int = 0
 ) -> DataLoader[dict[str, Tensor]]:
-    """Loader of micro-batches: 'image' (b, 3, S, S), 'mask' (b, S, S) and 'key' (b,).
+    """Loader of micro-batches: 'image' (b, 3, S, S) or 'embedding', 'mask' (b, S, S) and 'key' (b,).
 
     The key is a number of the image's place in the stream: all randomness of a step is drawn from it.
     """

@@ -2,6 +2,8 @@
 
 import difflib
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
@@ -41,6 +43,7 @@ class Validation:
         accelerator: processes and device.
         reporter: is told the scores.
         command: that started the run, for the model card.
+        make_predictor: gives what predicts with `segmenter`, in evaluation mode; by default a `Predictor`.
     """
 
     def __init__(
@@ -51,10 +54,14 @@ class Validation:
         accelerator: Accelerator,
         reporter: Reporter,
         command: str,
+        make_predictor: Callable[[], Predictor] | None = None,
     ) -> None:
         self.command = command
         self.config, self.dataset, self.segmenter = config, dataset, segmenter
         self.accelerator, self.reporter = accelerator, reporter
+        self.make_predictor = make_predictor or partial(
+            Predictor, segmenter, accelerator.device, config.precision
+        )
 
     def run(self, progress: Progress) -> bool:
         """Score after `progress.step` steps and update `progress`; True when patience has run out."""
@@ -82,7 +89,7 @@ class Validation:
 
     def _scores(self, step: int) -> dict[str, Any]:
         accelerator, config = self.accelerator, self.config
-        predictor = Predictor(self.segmenter, accelerator.device, config.precision)
+        predictor = self.make_predictor()
         metrics = new_metrics(self.dataset.classes)
         pairs = self.dataset.splits["val"]
         shown = {pair.stem for pair in pairs[: config.previews]}  # by the process that scores the image
@@ -92,12 +99,16 @@ class Validation:
                 file = config.out / "previews" / f"{step:06d}_{pair.stem}.png"
                 write_comparison(pair, prediction, self.dataset, file)
 
-        mine = pairs[accelerator.process_index :: accelerator.num_processes]
-        score_pairs(predictor, self.dataset, mine, metrics, preview)
+        score_pairs(predictor, self.dataset, self.mine(), metrics, preview)
         if accelerator.num_processes > 1:
             state = accelerator.reduce(metrics.state_tensor().to(accelerator.device), reduction="sum")
             metrics.load_state_tensor(state.cpu())
         return metrics.compute()
+
+    def mine(self) -> list[Pair]:
+        """The images that this process scores."""
+        pairs = self.dataset.splits["val"]
+        return pairs[self.accelerator.process_index :: self.accelerator.num_processes]
 
     def _save(self, scores: dict[str, Any], progress: Progress, better: bool) -> None:
         out = self.config.out
