@@ -1,89 +1,95 @@
-"""Time of one Conv-LoRA expert, forward and backward: ours against interpolate, convolve, interpolate.
+"""One Conv-LoRA expert, forward and backward: ours against interpolate, convolve, interpolate.
 
-Prints JSON; times are medians (and minima) in milliseconds. Close other programs: a busy core distorts them.
+    python benchmarks/experts.py                       # a 64x64 grid, scales 1 to 8: about a minute
+    python benchmarks/experts.py --grid 14 --batch 25  # the windows of one image
+    python benchmarks/experts.py --ranks 3,8,16,32
 
-    python benchmarks/experts.py [--grid 64] [--batch 1] [--repeats 9] [--threads 2] [--device cpu]
+Both sides in turn in one process, on the same map and weights: gradients of map, kernel and bias. `routed`:
+every sample has its own scale of 1 to 8, as in a layer; the other side loops over the scales that were
+chosen, as the official code does. Prints JSON: milliseconds, ratios (medians over neighbouring runs) and
+the largest difference of outputs and gradients, over the largest value.
 """
 
 import argparse
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common import in_turn, parser, ratio, report, summary
 from convlora.adapters.experts import MultiScaleExperts
 
+SCALES = (1, 2, 3, 4, 5, 6, 7, 8)
 
-def slow_expert(experts: MultiScaleExperts, z: Tensor) -> Tensor:
-    """Expert 0 as the formula reads; (B, H, W, r) to the same."""
-    coarse, scale = z.permute(0, 3, 1, 2), experts.scales[0]
+
+def slow_expert(experts: MultiScaleExperts, z: Tensor, expert: int) -> Tensor:
+    """An expert as the formula reads; (B, H, W, r) to the same."""
+    coarse, scale = z.permute(0, 3, 1, 2), experts.scales[expert]
     fine = F.interpolate(coarse, scale_factor=scale, mode="bicubic") if scale > 1 else coarse
-    fine = F.gelu(F.conv2d(fine, experts.weight[0], experts.bias[0], padding=1))
+    fine = F.gelu(F.conv2d(fine, experts.weight[expert], experts.bias[expert], padding=1))
     out = F.interpolate(fine, size=coarse.shape[-2:], mode="bicubic") if scale > 1 else fine
     return out.permute(0, 2, 3, 1)
 
 
-def time_ms(run: Callable[[], Tensor], repeats: int, device: torch.device) -> tuple[float, float]:
-    """Median and minimum time of `run` and its backward, after one warm-up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        run().sum().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return round(1e3 * statistics.median(times[1:]), 3), round(1e3 * min(times[1:]), 3)
+def slow_routed(experts: MultiScaleExperts, z: Tensor, indices: Tensor) -> Tensor:
+    """Expert by expert, each on the samples that chose it."""
+    out = torch.zeros_like(z)
+    for expert in range(len(experts.scales)):
+        chosen = (indices[:, 0] == expert).nonzero()[:, 0]
+        if len(chosen):
+            out = out.index_copy(0, chosen, slow_expert(experts, z[chosen], expert))
+    return out
 
 
-def measure(rank: int, scales: tuple[int, ...], arguments: argparse.Namespace) -> dict[str, float]:
-    """Both forms on the same input and weights; `scales` beyond the first are there to be routed past."""
-    device = torch.device(arguments.device)
+def gradients(run: Callable[[], Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    """The output and the gradients of its sum of squares."""
+    out = run()
+    return [out, *torch.autograd.grad(out.square().sum(), inputs)]
+
+
+def measure(
+    rank: int, scales: tuple[int, ...], indices: Tensor, options: argparse.Namespace
+) -> dict[str, Any]:
+    torch.manual_seed(0)
+    device = torch.device(options.device)
     experts = MultiScaleExperts(rank, scales, device)
-    z = torch.randn(arguments.batch, arguments.grid, arguments.grid, rank, device=device, requires_grad=True)
-    gates = torch.ones(arguments.batch, 1, device=device)
-    indices = torch.zeros(arguments.batch, 1, dtype=torch.int64, device=device)
-    ours, ours_min = time_ms(lambda: experts(z, gates, indices), arguments.repeats, device)
-    slow, slow_min = time_ms(lambda: slow_expert(experts, z), arguments.repeats, device)
-    difference = (experts(z, gates, indices) - slow_expert(experts, z)).abs().max().item()
+    torch.nn.init.normal_(experts.bias)
+    z = torch.randn(options.batch, options.grid, options.grid, rank, device=device, requires_grad=True)
+    inputs = [z, experts.weight, experts.bias]
+    slow = partial(slow_routed, experts, z, indices)
+    if len(scales) == 1:
+        slow = partial(slow_expert, experts, z, 0)
+    sides = {
+        "ours": partial(gradients, partial(experts, z, None, indices), inputs),
+        "slow": partial(gradients, slow, inputs),
+    }
+    times = in_turn(sides, options.repeats, warm_up=2)
+    pairs = zip(sides["ours"](), sides["slow"](), strict=True)
+    found = summary({name: [1e3 * t for t in values] for name, values in times.items()})
     return {
-        "ours_ms": ours,
-        "slow_ms": slow,
-        "speedup": round(slow / ours, 1),
-        "ours_min_ms": ours_min,
-        "slow_min_ms": slow_min,
-        "max_difference": difference,
+        "milliseconds": found,
+        "times faster": ratio(times["slow"], times["ours"]),
+        "largest difference": max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for name, default in (("grid", 64), ("batch", 1), ("repeats", 9), ("threads", torch.get_num_threads())):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
+    made = parser(__doc__, grid=64, batch=1, repeats=9, ranks="3,32", device="cpu")
+    options = made.parse_args()
+    torch.set_num_threads(options.threads)
+    first = torch.zeros(options.batch, 1, dtype=torch.int64, device=options.device)
+    routed = torch.arange(options.batch, device=options.device)[:, None] % len(SCALES)
     results = {
         f"rank {rank}": {
-            **{f"scale {s}": measure(rank, (s,), arguments) for s in range(1, 9)},
-            "scale 8 routed among 1 to 8": measure(rank, (8, 1, 2, 3, 4, 5, 6, 7), arguments),
+            **{f"scale {s}": measure(rank, (s,), first, options) for s in SCALES},
+            "routed": measure(rank, SCALES, routed.flip(0), options),
         }
-        for rank in (3, 32)
+        for rank in map(int, options.ranks.split(","))
     }
-    machine = {"processor": platform.processor() or platform.machine(), "system": platform.platform()}
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    print(
-        json.dumps(
-            {**vars(arguments), "machine": machine, "versions": versions, "results": results}, indent=2
-        )
-    )
+    report("experts", {"options": vars(options), **results})
 
 
 if __name__ == "__main__":
