@@ -10,7 +10,8 @@ from convlora.comparison.settings import make_settings
 from convlora.config import make_config
 from convlora.errors import ConfigError
 from convlora.evaluation import evaluate_run
-from convlora.inference.predictor import Predictor, autocast_dtype, choose_device
+from convlora.inference.engine import choose_computing
+from convlora.inference.predictor import Predictor
 from convlora.training.fit import fit
 from convlora.training.run_folder import run_folder_is_free
 
@@ -79,7 +80,12 @@ def compare(
 
 
 def evaluate(
-    run: str | Path, data: str | Path, split: str = "test", *, palette: str | Path | None = None
+    run: str | Path,
+    data: str | Path,
+    split: str = "test",
+    *,
+    palette: str | Path | None = None,
+    engine: str = "torch",
 ) -> dict[str, Any]:
     """Score a model on a split at native resolution; the Python form of `convlora evaluate`.
 
@@ -88,30 +94,34 @@ def evaluate(
         data: data folder or file.
         split: train, val or test.
         palette: colours of the classes, for colour masks.
+        engine: torch or openvino.
 
     Returns:
-        Flat scores (docs/data.md), with 'split', 'checkpoint' and 'n_images'.
+        Flat scores (docs/data.md), with 'split', 'checkpoint', 'engine' and 'n_images'.
 
     Raises:
         ConvLoraError: an argument, the model or the data is not valid; says what to change.
     """
     colours = None if palette is None else Path(_path(palette, "palette"))
-    return evaluate_run(_path(run, "run"), Path(_path(data, "data")), split, palette=colours)
+    return evaluate_run(_path(run, "run"), Path(_path(data, "data")), split, palette=colours, engine=engine)
 
 
-def load(run: str | Path, *, device: str | None = None, precision: str = "auto") -> Predictor:
+def load(
+    run: str | Path, *, device: str | None = None, precision: str = "auto", engine: str = "torch"
+) -> Predictor:
     """Load a fine-tuned model for prediction.
 
     Args:
         run: run folder, adapter folder or hub id.
         device: by default a GPU if there is one.
         precision: auto, fp32, bf16 or fp16.
+        engine: torch or openvino.
 
     Raises:
         ConvLoraError: an argument or the model is not valid; says what to change.
     """
-    autocast_dtype(precision, choose_device(device))  # mistakes show before the model is loaded
-    return Predictor(from_pretrained(_path(run, "run")), device, precision)
+    choose_computing(engine, device, precision)  # mistakes show before the model is loaded
+    return Predictor(from_pretrained(_path(run, "run")), device, precision, engine)
 
 
 def _path(value: object, name: str) -> str | Path:

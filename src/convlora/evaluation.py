@@ -23,8 +23,9 @@ from convlora.data.report import Problem, Report
 from convlora.data.splits import check_unseen, read_record
 from convlora.errors import ConfigError, DataError
 from convlora.inference.drawing import comparison, stack_rows
+from convlora.inference.engine import choose_computing
 from convlora.inference.files import progress_bar
-from convlora.inference.predictor import Prediction, Predictor, autocast_dtype, choose_device
+from convlora.inference.predictor import Prediction, Predictor
 from convlora.metrics import SegmentationMetrics
 from convlora.model import foreground_ids
 from convlora.output import (
@@ -56,6 +57,7 @@ def evaluate_run(
     backbone: str | None = None,
     device: str | None = None,
     precision: str = "auto",
+    engine: str = "torch",
     warn: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Score a fine-tuned model on a split.
@@ -72,20 +74,23 @@ def evaluate_run(
         backbone: where the backbone is now, if not where it was in training.
         device: where to compute.
         precision: auto, fp32, bf16 or fp16.
+        engine: torch or openvino.
         warn: is told the data's warnings; by default they go to standard error.
 
     Returns:
-        Flat scores with 'split', 'checkpoint' and 'n_images'.
+        Flat scores with 'split', 'checkpoint', 'engine' and 'n_images'.
 
     Raises:
         DataError: the split is missing, its data has errors, or it holds images the run was trained on; or a
             result cannot be written.
         WeightsError: the model cannot be loaded.
+        MissingExtraError: OpenVINO is asked for and not installed.
         ConfigError: an argument is not valid, the classes of model and data differ, or a result would be
             written over a file that must stay. All but the work itself is checked before it.
     """
     warn = warn or _to_standard_error
-    _check_arguments(split, json_file, pictures, device, precision)
+    _check_arguments(split, json_file, pictures)
+    choose_computing(engine, device, precision)
     segmenter = from_pretrained(run, backbone)
     classes = segmenter.config.classes
     _check_classes(classes, data)
@@ -97,7 +102,7 @@ def evaluate_run(
     for problem in report.warnings:
         warn(f"warning: {problem}")
     metrics = new_metrics(classes)
-    predictor = Predictor(segmenter, device, precision)
+    predictor = Predictor(segmenter, device, precision, engine)
     rows: list[Image.Image] = []
     shown = {pair.stem for pair in pairs[:: max(1, len(pairs) // _OVERVIEW_ROWS)][:_OVERVIEW_ROWS]}
 
@@ -114,7 +119,7 @@ def evaluate_run(
     if pictures is not None:
         overview = stack_rows(rows)
         write_whole(pictures / _OVERVIEW, lambda part: overview.save(part, format="PNG"))
-    scores = {**metrics.compute(), "split": split, "checkpoint": str(find_adapter(run))}
+    scores = {**metrics.compute(), "split": split, "checkpoint": str(find_adapter(run)), "engine": engine}
     _record(scores, Path(run) / "metrics.json", json_file, warn)
     return scores
 
@@ -167,11 +172,8 @@ def check_split(split: str) -> None:
         raise ConfigError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.{hint}")
 
 
-def _check_arguments(
-    split: str, json_file: Path | None, pictures: Path | None, device: str | None, precision: str
-) -> None:
+def _check_arguments(split: str, json_file: Path | None, pictures: Path | None) -> None:
     check_split(split)
-    autocast_dtype(precision, choose_device(device))
     if json_file is not None:
         check_file(json_file, "--json")
     if pictures is not None:

@@ -14,6 +14,7 @@ from convlora.cli.options import (
     BatchSize,
     ConfigFile,
     Device,
+    Engine,
     Epochs,
     ImageSize,
     MaxSteps,
@@ -126,6 +127,7 @@ def evaluate(
     backbone: BackboneNow = None,
     device: Device = None,
     precision: Precision = None,
+    engine: Engine = "torch",
 ) -> None:
     """Score a model on a split of DATA, at native resolution."""
     from convlora.cli.show import print_scores
@@ -142,6 +144,7 @@ def evaluate(
         backbone=backbone,
         device=device,
         precision=precision or "auto",
+        engine=engine,
     )
     print_scores(scores)
 
@@ -163,20 +166,22 @@ def predict(
     backbone: BackboneNow = None,
     device: Device = None,
     precision: Precision = None,
+    engine: Engine = "torch",
 ) -> None:
     """Write the mask of every image as a PNG of class ids, at the image's own size."""
     from convlora.checkpoint import from_pretrained
     from convlora.cli.outcome import tell
+    from convlora.inference.engine import choose_computing
     from convlora.inference.files import run_jobs
     from convlora.inference.jobs import plan_jobs
-    from convlora.inference.predictor import Predictor, autocast_dtype, choose_device
+    from convlora.inference.predictor import Predictor
 
     if overwrite and skip_existing:
         raise ConfigError("--overwrite and --skip-existing are both given. Give one of them.")
     existing: Existing = "overwrite" if overwrite else "skip" if skip_existing else "refuse"
     jobs = plan_jobs(inputs, out, overlay=overlay, probabilities=probabilities, existing=existing)
-    autocast_dtype(precision or "auto", choose_device(device))  # mistakes show before the model is loaded
-    predictor = Predictor(from_pretrained(run, backbone), device, precision or "auto")
+    choose_computing(engine, device, precision or "auto")  # mistakes show before the model is loaded
+    predictor = Predictor(from_pretrained(run, backbone), device, precision or "auto", engine)
     code = tell(run_jobs(predictor, jobs), jobs, inputs, out, as_json)
     if code:
         raise typer.Exit(code)

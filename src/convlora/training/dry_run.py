@@ -16,7 +16,7 @@ from convlora.data.check import check_dataset
 from convlora.data.dataset import bytes_kept
 from convlora.data.splits import limit_training
 from convlora.errors import ConfigError
-from convlora.inference.predictor import autocast_dtype
+from convlora.inference.device import autocast_dtype
 from convlora.model import Segmenter, SegmenterConfig, default_head
 from convlora.training.memory import MIB, StepMemory, estimate_peak, simulate_step
 from convlora.training.objective import resolve_loss

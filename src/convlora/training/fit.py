@@ -22,7 +22,7 @@ from convlora.data.progress import show_progress
 from convlora.data.splits import FILE as RECORD
 from convlora.data.splits import limit_training, read_record, record_splits
 from convlora.errors import ConfigError
-from convlora.inference.predictor import autocast_dtype
+from convlora.inference.device import autocast_dtype
 from convlora.model import SegmentationModel, Segmenter, SegmenterConfig, default_head
 from convlora.output import make_folder, write_text
 from convlora.training.environment import describe_environment, read_command
