@@ -4,7 +4,7 @@ Sides, each in bf16 and fp32: transformers' SamModel encoder with sdpa (`transfo
 (`torch`); the conversion of transformers' encoder by OpenVINO's own convert_model (`anchor`); the conversion
 of ours, plain (`plain`) and with Conv-LoRA (`adapted`). All have the same random weights, the update of the
 adapter is not zero. Every conversion is compared with PyTorch's float32 before it is timed. PyTorch's sides
-are run fewer times (--torch-repeats): they take longest.
+are run fewer times (--torch-repeats; 0 leaves them out): they take longest.
 
     python benchmarks/openvino_engine.py
     python benchmarks/openvino_engine.py --image-size 512 --repeats 20 --precisions bf16
@@ -133,7 +133,7 @@ def measure(
     runs = {side: (lambda c=c: c([pixels])) for side, c in compiled.items()}
     times = in_turn(runs, chosen.repeats)
     slow = {"transformers": torch_side(modules["theirs"]), "torch": torch_side(modules["plain"])}
-    slow_times = in_turn(slow, chosen.torch_repeats)
+    slow_times = in_turn(slow, chosen.torch_repeats) if chosen.torch_repeats else {}
     return {
         "seconds": summary({**slow_times, **times}),
         "adapted_over_plain": ratio(times["adapted"], times["plain"]),

@@ -135,6 +135,18 @@ def test_a_conversion_that_fails_leaves_nothing(adapter, tmp_path, monkeypatch):
     assert not list((tmp_path / "openvino").iterdir())
 
 
+def test_a_model_that_openvino_cannot_convert(adapter, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVLORA_CACHE", str(tmp_path))
+
+    def fail(module, size, file):
+        raise RuntimeError("Check 'false' failed at frontend.cpp:53:\nNo rule for aten::new\n")
+
+    monkeypatch.setattr(engine_module, "convert", fail)
+    message = r"OpenVINO \S+ cannot run this model: No rule for aten::new\. Use engine torch, or the version"
+    with pytest.raises(ConfigError, match=message):
+        run(made_engine(adapter))
+
+
 def test_cache_folder_follows_the_variables(monkeypatch, tmp_path):
     assert store.cache_folder().parts[-1] == "openvino"
     monkeypatch.delenv("CONVLORA_CACHE")

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from convlora.errors import DisagreementError
+from convlora.errors import ConfigError, DisagreementError
 from convlora.head import HeadOutput
 from convlora.inference.openvino.agreement import check_agreement, difference, torch_output
 from convlora.inference.openvino.conversion import Logits, convert
-from convlora.inference.openvino.runtime import compile_model, processor
+from convlora.inference.openvino.runtime import compile_model, processor, version
 from convlora.inference.openvino.store import Converted, converted, fingerprint
 from convlora.model import SegmentationModel
 
@@ -47,6 +47,7 @@ class OpenVinoEngine:
 
         Raises:
             DisagreementError: the output is not PyTorch's; for all images from then on.
+            ConfigError: OpenVINO cannot convert or compile the model.
             WriteError: the conversion cannot be kept.
         """
         if self._refused is not None:
@@ -61,8 +62,15 @@ class OpenVinoEngine:
 
     def _load(self, size: tuple[int, int]) -> tuple[Converted, Any]:
         key = fingerprint(self.model, size)
-        stored = converted(key, lambda file: convert(Logits(self.model), size, file), self._tell)
-        return stored, compile_model(str(stored.model), self.dtype)
+        try:
+            stored = converted(key, lambda file: convert(Logits(self.model), size, file), self._tell)
+            return stored, compile_model(str(stored.model), self.dtype)
+        except RuntimeError as error:  # what OpenVINO raises, with a trace of its own source in the text
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ConfigError(
+                f"OpenVINO {version()} cannot run this model: {reason}. Use engine torch, or the version of "
+                "OpenVINO in constraints.txt."
+            ) from error
 
     def _check(self, stored: Converted, pixels: Tensor, output: HeadOutput) -> None:
         how = f"{'fp32' if self.dtype is None else 'bf16'} on {processor()}"
