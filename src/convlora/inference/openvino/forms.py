@@ -3,8 +3,9 @@
 Each is equal to the layer's own but for rounding. Measured on blocks of ViT-B at 1024 px with two cores:
 
 - attention: an explicit bias, which the plugin fuses into its attention kernel, instead of extra channels
-  (float32: 0.84 of the time; bfloat16: the same). Where the bias is large, some queries at a time;
-- layer norm on a matrix: on a map the plugin turns to channels-first and back (3 ms of 65 in bfloat16);
+  (a global block in float32: 0.9 of the time; in bfloat16 the same). Where the bias is large, some queries
+  at a time, for the memory;
+- layer norm on a matrix: on a map the plugin turns to channels-first and back (a few ms of 65, bfloat16);
 - an update that can be merged is merged.
 
 Low-rank updates that cannot (Conv-LoRA's) have their own form for tracing in `adapters.lora`.
