@@ -10,7 +10,8 @@ from convlora.comparison.settings import make_settings
 from convlora.config import make_config
 from convlora.errors import ConfigError
 from convlora.evaluation import evaluate_run
-from convlora.inference.predictor import Predictor, autocast_dtype, choose_device
+from convlora.inference.engine import choose_computing
+from convlora.inference.predictor import Predictor
 from convlora.inference.tiles import choose_tiles
 from convlora.training.fit import fit
 from convlora.training.run_folder import run_folder_is_free
@@ -85,6 +86,7 @@ def evaluate(
     split: str = "test",
     *,
     palette: str | Path | None = None,
+    engine: str = "torch",
     tile: int | None = None,
     tile_overlap: int | None = None,
 ) -> dict[str, Any]:
@@ -95,11 +97,12 @@ def evaluate(
         data: data folder or file.
         split: train, val or test.
         palette: colours of the classes, for colour masks.
+        engine: torch or openvino.
         tile: side of the tiles that larger images are cut into, in pixels of the image.
         tile_overlap: pixels over which tiles fade into each other, by default a quarter of `tile`.
 
     Returns:
-        Flat scores (docs/data.md), with 'split', 'checkpoint' and 'n_images'.
+        Flat scores (docs/data.md), with 'split', 'checkpoint', 'engine' and 'n_images'.
 
     Raises:
         ConvLoraError: an argument, the model or the data is not valid; says what to change.
@@ -110,6 +113,7 @@ def evaluate(
         Path(_path(data, "data")),
         split,
         palette=colours,
+        engine=engine,
         tile=tile,
         tile_overlap=tile_overlap,
     )
@@ -120,6 +124,7 @@ def load(
     *,
     device: str | None = None,
     precision: str = "auto",
+    engine: str = "torch",
     tile: int | None = None,
     tile_overlap: int | None = None,
 ) -> Predictor:
@@ -129,16 +134,17 @@ def load(
         run: run folder, adapter folder or hub id.
         device: by default a GPU if there is one.
         precision: auto, fp32, bf16 or fp16.
+        engine: torch or openvino.
         tile: see `evaluate`, as tile_overlap.
         tile_overlap: see there.
 
     Raises:
         ConvLoraError: an argument or the model is not valid; says what to change.
     """
-    autocast_dtype(precision, choose_device(device))  # mistakes show before the model is loaded
+    choose_computing(engine, device, precision)  # mistakes show before the model is loaded
     choose_tiles(tile, tile_overlap)
     return Predictor(
-        from_pretrained(_path(run, "run")), device, precision, tile=tile, tile_overlap=tile_overlap
+        from_pretrained(_path(run, "run")), device, precision, engine, tile=tile, tile_overlap=tile_overlap
     )
 
 

@@ -6,6 +6,7 @@ ConvLoraError
 ├── DataError          an image, a mask or the layout of a data set
 ├── WeightsError       a backbone or adapter file that does not fit
 ├── TargetError        a method that finds nothing to adapt
+├── DisagreementError  a converted model that does not compute what PyTorch does
 └── MissingExtraError  an optional dependency that is not installed
 ```
 """
@@ -29,6 +30,10 @@ class WeightsError(ConvLoraError):
 
 class TargetError(ConvLoraError):
     """A method found no module to adapt."""
+
+
+class DisagreementError(ConvLoraError):
+    """A converted model does not compute what PyTorch does."""
 
 
 class MissingExtraError(ConvLoraError):

@@ -24,9 +24,10 @@ from convlora.data.report import Problem, Report
 from convlora.data.splits import check_unseen, read_record
 from convlora.errors import ConfigError, DataError
 from convlora.inference.drawing import comparison, stack_rows
+from convlora.inference.engine import choose_computing
 from convlora.inference.files import progress_bar
 from convlora.inference.pipeline import one_by_one, overlapped
-from convlora.inference.predictor import Prediction, Predictor, autocast_dtype, choose_device
+from convlora.inference.predictor import Prediction, Predictor
 from convlora.inference.tiles import choose_tiles
 from convlora.metrics import SegmentationMetrics
 from convlora.model import foreground_ids
@@ -59,6 +60,7 @@ def evaluate_run(
     backbone: str | None = None,
     device: str | None = None,
     precision: str = "auto",
+    engine: str = "torch",
     tile: int | None = None,
     tile_overlap: int | None = None,
     warn: Callable[[str], None] | None = None,
@@ -77,22 +79,26 @@ def evaluate_run(
         backbone: where the backbone is now, if not where it was in training.
         device: where to compute.
         precision: auto, fp32, bf16 or fp16.
+        engine: torch or openvino.
         tile: see `Predictor`, as tile_overlap; the scores are those of what it predicts.
         tile_overlap: see there.
         warn: is told the data's warnings; by default they go to standard error.
 
     Returns:
-        Flat scores with 'split', 'checkpoint' and 'n_images'; with tiles also 'tile' and 'tile_overlap'.
+        Flat scores with 'split', 'checkpoint', 'engine' and 'n_images'; with tiles also 'tile' and
+        'tile_overlap'.
 
     Raises:
         DataError: the split is missing, its data has errors, or it holds images the run was trained on; or a
             result cannot be written.
         WeightsError: the model cannot be loaded.
+        MissingExtraError: OpenVINO is asked for and not installed.
         ConfigError: an argument is not valid, the classes of model and data differ, or a result would be
             written over a file that must stay. All but the work itself is checked before it.
     """
     warn = warn or _to_standard_error
-    _check_arguments(split, json_file, pictures, device, precision)
+    _check_arguments(split, json_file, pictures)
+    choose_computing(engine, device, precision)
     tiles = choose_tiles(tile, tile_overlap)
     segmenter = from_pretrained(run, backbone)
     classes = segmenter.config.classes
@@ -105,7 +111,7 @@ def evaluate_run(
     for problem in report.warnings:
         warn(f"warning: {problem}")
     metrics = new_metrics(classes)
-    predictor = Predictor(segmenter, device, precision, tile=tile, tile_overlap=tile_overlap)
+    predictor = Predictor(segmenter, device, precision, engine, tile=tile, tile_overlap=tile_overlap)
     rows: list[Image.Image] = []
     shown = {pair.stem for pair in pairs[:: max(1, len(pairs) // _OVERVIEW_ROWS)][:_OVERVIEW_ROWS]}
 
@@ -122,7 +128,7 @@ def evaluate_run(
     if pictures is not None:
         overview = stack_rows(rows)
         write_whole(pictures / _OVERVIEW, lambda part: overview.save(part, format="PNG"))
-    scores = {**metrics.compute(), "split": split, "checkpoint": str(find_adapter(run))}
+    scores = {**metrics.compute(), "split": split, "checkpoint": str(find_adapter(run)), "engine": engine}
     if tiles is not None:
         scores |= {"tile": tiles.side, "tile_overlap": tiles.overlap}
     _record(scores, Path(run) / "metrics.json", json_file, warn)
@@ -177,11 +183,8 @@ def check_split(split: str) -> None:
         raise ConfigError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.{hint}")
 
 
-def _check_arguments(
-    split: str, json_file: Path | None, pictures: Path | None, device: str | None, precision: str
-) -> None:
+def _check_arguments(split: str, json_file: Path | None, pictures: Path | None) -> None:
     check_split(split)
-    autocast_dtype(precision, choose_device(device))
     if json_file is not None:
         check_file(json_file, "--json")
     if pictures is not None:

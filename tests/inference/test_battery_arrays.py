@@ -5,7 +5,8 @@ import pytest
 
 from convlora.checkpoint import from_pretrained
 from convlora.errors import ConfigError, DataError
-from convlora.inference.predictor import Predictor, choose_device
+from convlora.inference.device import choose_device
+from convlora.inference.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

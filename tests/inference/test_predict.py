@@ -7,9 +7,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from convlora.errors import ConfigError, DataError
+from convlora.inference.device import autocast_dtype
 from convlora.inference.files import predict_files
 from convlora.inference.jobs import find_images
-from convlora.inference.predictor import Predictor, autocast_dtype
+from convlora.inference.predictor import Predictor
 from convlora.model import Segmenter
 
 

@@ -166,7 +166,7 @@ def test_too_large_for_the_memory(in_tiles, model, monkeypatch):
     def full(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
-    monkeypatch.setattr(Predictor, "_scores", full)
+    monkeypatch.setattr(Predictor, "_run", full)
     with pytest.raises(
         DataError, match=r"60 x 70 pixels does not fit .* of cpu\. Use smaller tiles, or make it"
     ):

@@ -71,7 +71,8 @@ def test_counted_bytes_follow_batch_size_and_method():
     assert activations(images=4) == pytest.approx(4 * activations(), rel=0.1)
     assert activations(size=256) > 3.5 * activations()
     assert activations(dtype=torch.bfloat16) < 0.9 * activations()
-    assert activations("decoder-only") < 0.5 * activations("lora") < 0.5 * activations("full")
+    # the small encoder's two blocks keep less than the decoder does: no N x N bias, no widened q, k and v
+    assert activations("decoder-only") < 0.6 * activations("lora") < 0.6 * activations("full")
 
 
 def test_ladder_side_tuning_keeps_no_activations_of_the_frozen_encoder():

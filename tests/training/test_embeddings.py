@@ -152,7 +152,7 @@ def test_after_the_first_look_no_image_is_read(binary_data, small_backbone, tmp_
         monkeypatch.setattr(
             f"{module}.read_image", lambda path, real=real: read.append(path.stem) or real(path)
         )
-    monkeypatch.setattr("convlora.inference.predictor.read_image", lambda path: read.append(path) or 1 / 0)
+    monkeypatch.setattr("convlora.inference.predictor.read_pixels", lambda path: read.append(path) or 1 / 0)
     fit(config(binary_data, small_backbone, tmp_path / "run", augment="none", previews=0))
     assert sorted(read) == [*(f"train_{i:02d}" for i in range(8)), *(f"val_{i:02d}" for i in range(4))]
 

@@ -25,7 +25,7 @@ from convlora.data.transforms import Geometry, apply_image, apply_mask, fit_geom
 from convlora.errors import ConfigError
 from convlora.evaluation import check_split
 from convlora.figures import check_matplotlib
-from convlora.inference.predictor import choose_device
+from convlora.inference.device import choose_device
 from convlora.model import Segmenter
 from convlora.output import check_folder, make_folder, write_text
 

@@ -47,9 +47,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if dtype in (torch.bfloat16, torch.float16):
             q, k, v = q.float(), k.float(), v.float()
         if queries < keys:
-            return ((q * width**-0.5 @ k.mT).softmax(dim=-1) @ v).to(dtype)
+            return ((q * width**-0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v).to(dtype)
         # a softmax over a few neighbours in memory is slow, one over a few rows is not
-        return ((k * width**-0.5 @ q.mT).softmax(dim=-2).mT @ v).to(dtype)
+        weights = (k * width**-0.5 @ q.transpose(-2, -1)).softmax(dim=-2)
+        return (weights.transpose(-2, -1) @ v).to(dtype)
 
 
 class TwoWayAttentionBlock(nn.Module):

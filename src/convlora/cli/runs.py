@@ -14,6 +14,7 @@ from convlora.cli.options import (
     BatchSize,
     ConfigFile,
     Device,
+    Engine,
     Epochs,
     ImageSize,
     MaxSteps,
@@ -128,6 +129,7 @@ def evaluate(
     backbone: BackboneNow = None,
     device: Device = None,
     precision: Precision = None,
+    engine: Engine = "torch",
     tile: Tile = None,
     tile_overlap: TileOverlap = None,
 ) -> None:
@@ -146,6 +148,7 @@ def evaluate(
         backbone=backbone,
         device=device,
         precision=precision or "auto",
+        engine=engine,
         tile=tile,
         tile_overlap=tile_overlap,
     )
@@ -169,25 +172,32 @@ def predict(
     backbone: BackboneNow = None,
     device: Device = None,
     precision: Precision = None,
+    engine: Engine = "torch",
     tile: Tile = None,
     tile_overlap: TileOverlap = None,
 ) -> None:
     """Write the mask of every image as a PNG of class ids, at the image's own size."""
     from convlora.checkpoint import from_pretrained
     from convlora.cli.outcome import tell
+    from convlora.inference.engine import choose_computing
     from convlora.inference.files import run_jobs
     from convlora.inference.jobs import plan_jobs
-    from convlora.inference.predictor import Predictor, autocast_dtype, choose_device
+    from convlora.inference.predictor import Predictor
     from convlora.inference.tiles import choose_tiles
 
     if overwrite and skip_existing:
         raise ConfigError("--overwrite and --skip-existing are both given. Give one of them.")
     existing: Existing = "overwrite" if overwrite else "skip" if skip_existing else "refuse"
     jobs = plan_jobs(inputs, out, overlay=overlay, probabilities=probabilities, existing=existing)
-    autocast_dtype(precision or "auto", choose_device(device))  # mistakes show before the model is loaded
+    choose_computing(engine, device, precision or "auto")  # mistakes show before the model is loaded
     choose_tiles(tile, tile_overlap)
     predictor = Predictor(
-        from_pretrained(run, backbone), device, precision or "auto", tile=tile, tile_overlap=tile_overlap
+        from_pretrained(run, backbone),
+        device,
+        precision or "auto",
+        engine,
+        tile=tile,
+        tile_overlap=tile_overlap,
     )
     code = tell(run_jobs(predictor, jobs), jobs, inputs, out, as_json)
     if code:

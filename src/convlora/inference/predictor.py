@@ -11,13 +11,11 @@ from torch import Tensor
 from convlora.data.images import read_pixels, to_float
 from convlora.data.transforms import Geometry, apply_image, fit_geometry, invert, normalize
 from convlora.errors import ConfigError, DataError
-from convlora.frozen import hold_frozen_in
 from convlora.head import HeadOutput, class_ids
+from convlora.inference.engine import choose_computing
 from convlora.inference.tiled import Collected, Receive, check_finite, forget, predict_rows
 from convlora.inference.tiles import choose_tiles
 from convlora.model import SegmentationModel
-
-_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Prediction:
@@ -47,57 +45,12 @@ class Prediction:
         return self._probabilities
 
 
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Dtype for autocast; None means fp32.
-
-    `auto` takes bf16 where the device computes in it natively (CPUs with AVX512-BF16 or AMX, GPUs from
-    Ampere on), fp16 on older NVIDIA GPUs, and fp32 elsewhere.
-
-    Raises:
-        ConfigError: the name is none of these.
-    """
-    if precision != "auto" and precision not in _DTYPES:
-        raise ConfigError(f"precision is {precision!r}; it must be one of auto, {', '.join(_DTYPES)}.")
-    if precision == "auto":
-        if device.type == "cuda":
-            precision = "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-        elif device.type == "cpu":
-            precision = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
-        else:
-            precision = "fp32"
-    return _DTYPES[precision]
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator gave up, on a GPU or on the CPU, where it raises a plain RuntimeError."""
     text = str(error).lower()
     allocator = "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return known or (isinstance(error, RuntimeError) and allocator)
-
-
-def choose_device(name: str | torch.device | None = None) -> torch.device:
-    """Device by name; by default a GPU if there is one.
-
-    Raises:
-        ConfigError: the name is none, or this machine has no such device.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rule = "it must be cpu, cuda, cuda:0, cuda:1, ..., or mps"
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"device is {name!r}; {rule}.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        there = torch.cuda.device_count()
-        found = f"PyTorch finds {there} CUDA GPUs here" if there else "PyTorch finds no CUDA GPU here"
-        raise ConfigError(f"device is '{device}', but {found}. Use {'cuda:0' if there else 'cpu'}.")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device is 'mps', but PyTorch finds no Apple GPU here. Use cpu.")
-    if device.type not in {"cpu", "cuda", "mps"} and not isinstance(name, torch.device):
-        raise ConfigError(f"device is {name!r}; {rule}.")
-    return device
 
 
 def _as_pixels(image: str | Path | np.ndarray) -> np.ndarray:
@@ -139,16 +92,18 @@ class Predictor:
     An image is scaled to the model's input, or, if it is larger than `tile`, cut into tiles that are.
 
     Args:
-        segmenter: the model; it is moved to `device`, put in evaluation mode, and its frozen weights are
-            rounded to `precision` for good.
+        segmenter: the model; it is moved to `device`, put in evaluation mode, and with the engine torch its
+            frozen weights are rounded to `precision` for good.
         device: where to compute; by default a GPU if there is one.
         precision: auto, fp32, bf16 or fp16.
+        engine: torch, or openvino: see `choose_computing`.
         tile: side of a tile in pixels of the image, 32 or more; by default images are not cut.
         tile_overlap: pixels over which tiles fade into each other, by default a quarter of `tile`.
 
     Raises:
-        ConfigError: there is no such device or precision, the model was used with another precision before,
-            or there is no such tile (`choose_tiles`).
+        ConfigError: there is no such device, precision, engine or tile (`choose_tiles`), or the model was
+            used with another precision before.
+        MissingExtraError: OpenVINO is asked for and not installed.
     """
 
     def __init__(
@@ -156,14 +111,16 @@ class Predictor:
         segmenter: SegmentationModel,
         device: str | torch.device | None = None,
         precision: str = "auto",
+        engine: str = "torch",
         *,
         tile: int | None = None,
         tile_overlap: int | None = None,
     ) -> None:
-        self.device = choose_device(device)
+        computing = choose_computing(engine, device, precision)
+        self.device = computing.device
         self.segmenter = segmenter.to(self.device).eval()
-        self.dtype = autocast_dtype(precision, self.device)
-        hold_frozen_in(self.segmenter, self.dtype)
+        self.dtype = computing.dtype
+        self.engine = computing.build(self.segmenter)
         self.tiles = choose_tiles(tile, tile_overlap)
 
     def predict(self, image: str | Path | np.ndarray) -> Prediction:
@@ -176,6 +133,7 @@ class Predictor:
             DataError: the file cannot be read, the array has another shape, type or range, or the image is
                 too large for the memory.
             ConfigError: the model gives values that are not finite.
+            DisagreementError: OpenVINO does not compute what PyTorch does.
         """
         pixels = _as_pixels(image)
         size = (pixels.shape[0], pixels.shape[1])
@@ -220,10 +178,6 @@ class Predictor:
         geometry = fit_geometry((image.shape[0], image.shape[1]), config.image_size, config.resize)
         pixels = apply_image(torch.from_numpy(image).permute(2, 0, 1).float(), geometry)
         return geometry, normalize(pixels).contiguous()
-
-    def autocast(self) -> torch.autocast:
-        """The precision, as a context."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def finish(self, output: HeadOutput, geometry: Geometry) -> Prediction:
         """What the model gave for one image, at the image's own size."""
@@ -270,8 +224,7 @@ class Predictor:
         return self._at_native_size(self._run(pixels), geometry)
 
     def _run(self, pixels: Tensor) -> HeadOutput:
-        with self.autocast():
-            return self.segmenter(pixels[None].to(self.device))
+        return self.engine.run(pixels[None].to(self.device))
 
     def _at_native_size(self, output: HeadOutput, geometry: Geometry) -> Tensor:
         return invert(self.segmenter.head.scores(output)[0].float(), geometry)

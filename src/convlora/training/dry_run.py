@@ -18,7 +18,7 @@ from convlora.data.layout import DataSet
 from convlora.data.splits import limit_training
 from convlora.embedding_store import cache_folder, cache_limit
 from convlora.errors import ConfigError
-from convlora.inference.predictor import autocast_dtype
+from convlora.inference.device import autocast_dtype
 from convlora.model import Segmenter, SegmenterConfig, default_head
 from convlora.training.memory import MIB, StepMemory, estimate_peak, simulate_step
 from convlora.training.notes import remarks

@@ -12,7 +12,8 @@ from convlora.data.dataset import SegmentationDataset, labels_kept
 from convlora.data.images import read_image
 from convlora.data.transforms import Geometry
 from convlora.embedding_store import EmbeddingStore, hash_tensor
-from convlora.inference.predictor import Prediction, Predictor, autocast_dtype, is_out_of_memory
+from convlora.inference.device import autocast_dtype
+from convlora.inference.predictor import Prediction, Predictor, is_out_of_memory
 from convlora.inference.tiled import check_finite
 from convlora.model import Segmenter
 from convlora.training.out_of_memory import cannot_halve
@@ -175,7 +176,7 @@ class EmbeddedPredictor(Predictor):
             return super().predict(image)
         geometry, embedding = self.look_up(image)
         with self.memory_errors(image, geometry.native):
-            with self.autocast():
+            with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
                 output = self.segmenter(embedding[None].to(self.device), embedded=True)
             prediction = self.finish(output, geometry)
         check_finite(prediction.probabilities)

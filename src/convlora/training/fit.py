@@ -25,7 +25,7 @@ from convlora.data.splits import limit_training, read_record, record_splits
 from convlora.embedding_store import EmbeddingStore, cache_folder, cache_limit
 from convlora.errors import ConfigError
 from convlora.frozen import hold_frozen_in
-from convlora.inference.predictor import autocast_dtype
+from convlora.inference.device import autocast_dtype
 from convlora.model import SegmentationModel, Segmenter, SegmenterConfig, default_head
 from convlora.output import make_folder, write_text
 from convlora.training.embeddings import EmbeddedImages, EmbeddedPredictor, Embeddings

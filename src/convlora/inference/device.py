@@ -1,0 +1,52 @@
+"""Where to compute and in which precision."""
+
+import torch
+
+from convlora.errors import ConfigError
+
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Dtype for autocast; None means fp32.
+
+    `auto` takes bf16 where the device computes in it natively (CPUs with AVX512-BF16 or AMX, GPUs from
+    Ampere on), fp16 on older NVIDIA GPUs, and fp32 elsewhere.
+
+    Raises:
+        ConfigError: the name is none of these.
+    """
+    if precision != "auto" and precision not in _DTYPES:
+        raise ConfigError(f"precision is {precision!r}; it must be one of auto, {', '.join(_DTYPES)}.")
+    if precision == "auto":
+        if device.type == "cuda":
+            precision = "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+        elif device.type == "cpu":
+            precision = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+        else:
+            precision = "fp32"
+    return _DTYPES[precision]
+
+
+def choose_device(name: str | torch.device | None = None) -> torch.device:
+    """Device by name; by default a GPU if there is one.
+
+    Raises:
+        ConfigError: the name is none, or this machine has no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rule = "it must be cpu, cuda, cuda:0, cuda:1, ..., or mps"
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device is {name!r}; {rule}.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        there = torch.cuda.device_count()
+        found = f"PyTorch finds {there} CUDA GPUs here" if there else "PyTorch finds no CUDA GPU here"
+        raise ConfigError(f"device is '{device}', but {found}. Use {'cuda:0' if there else 'cpu'}.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device is 'mps', but PyTorch finds no Apple GPU here. Use cpu.")
+    if device.type not in {"cpu", "cuda", "mps"} and not isinstance(name, torch.device):
+        raise ConfigError(f"device is {name!r}; {rule}.")
+    return device
