@@ -149,16 +149,29 @@ def test_no_value_is_read_from_the_device():
     )  # and it holds real tensors still
 
 
-def test_prediction_then_training():
+@pytest.mark.parametrize(("scale", "kept"), [(2, "_kept_matrix"), (3, "_kept_banks")])
+def test_prediction_then_training(scale, kept):
     """Tensors made in inference mode cannot serve a backward pass; the cache must not hold any."""
-    experts = make((2, 9), dtype=torch.float32)
-    module._kept_banks.cache_clear()
+    experts = make((scale, 9), dtype=torch.float32)
+    cache = getattr(module, kept)
+    cache.cache_clear()
     z, gates, indices = torch.randn(1, 13, 13, 3), torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int64)
     with torch.inference_mode():
         experts(z, gates, indices)
-    assert module._kept_banks.cache_info().currsize > 0
+    assert cache.cache_info().currsize > 0
     experts(z.requires_grad_(), gates, indices).sum().backward()
     assert z.grad.abs().sum() > 0
+
+
+def test_reading_the_choice_gives_what_fixed_shapes_give():
+    """On CPUs samples of one parity run together; elsewhere, and when traced, shapes must not hang on it."""
+    experts = make((1, 2, 3, 4, 7, 8))
+    z = torch.randn(6, 9, 8, 3, dtype=torch.float64)
+    for chosen in ([5, 0, 3, 3, 1, 4], [2, 2, 2, 2, 2, 2], [0, 4, 2, 0, 4, 0]):
+        index = torch.tensor(chosen)
+        read, masked = experts._read(z, index), experts._masked(z, index)
+        torch.testing.assert_close(read, masked, rtol=1e-12, atol=1e-12)  # double precision rounding
+        assert read.abs().amax((1, 2, 3)).min() > 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -10,8 +10,8 @@ kernel's nine (r, r) matrices,
 
 where R_(p, i) (n, n) holds the bicubic weights of row p + i - 1 of every cell, zero outside the fine grid
 (that is the padding); C likewise for columns. This is three matrix products. All of it is exact, gradients
-too, and memory falls from s^2 to P^2 values per cell. Shapes do not depend on the data, so routing never
-makes the host wait for the device, and the whole traces and exports.
+too, and memory falls from s^2 to P^2 values per cell. Beside CPUs, shapes do not depend on the data, so
+routing never makes the host wait for the device, and the whole traces and exports.
 """
 
 import math
@@ -23,6 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convlora.adapters.base import at_least_float32, autocast_off
+
+_DIRECT = 2
+"""Up to this scale the upsampled map, s^2 values per cell, is smaller than what the down step reads of it."""
 
 
 class MultiScaleExperts(nn.Module):
@@ -64,8 +67,9 @@ class MultiScaleExperts(nn.Module):
         """
         with autocast_off(z.device.type):
             z = z.to(at_least_float32(self.weight.dtype))
-            banks = [self._banks(odd, z) for odd in sorted({scale % 2 for scale in self.scales})]
-            outputs = [self._chosen(z, index, banks) for index in indices.unbind(1)]
+            recorded = _traced(z) or torch.jit._trace.is_tracing()
+            choose = self._read if z.device.type == "cpu" and not recorded else self._masked
+            outputs = [choose(z, index) for index in indices.unbind(1)]
             if gates is None:
                 return outputs[0]
             weights = gates.to(z.dtype)[:, :, None, None, None].unbind(1)
@@ -95,6 +99,9 @@ class MultiScaleExperts(nn.Module):
 
     def _single(self, z: Tensor, expert: int) -> Tensor:
         """One expert on all samples."""
+        if self.scales[expert] <= _DIRECT and not torch.jit._trace.is_tracing():
+            weight, bias = self.weight[expert].to(z.dtype), self.bias[expert].to(z.dtype)
+            return on_fine_grid(z, weight, bias, self.scales[expert])
         B = z.shape[0]
         bank = (maps[expert].expand(B, -1, -1) for maps in self._banks(self.scales[expert] % 2, z))
         rows, row_weights, columns, column_weights = bank
@@ -109,20 +116,73 @@ class MultiScaleExperts(nn.Module):
         rows = axis_banks(self.scales, odd, H, z)
         return *rows, *(rows if H == W else axis_banks(self.scales, odd, W, z))
 
-    def _chosen(self, z: Tensor, index: Tensor, banks: list[tuple[Tensor, ...]]) -> Tensor:
-        """Expert `index[b]` on z[b]. Odd and even scales differ in shape: both run, the other adds zero."""
+    def _read(self, z: Tensor, index: Tensor) -> Tensor:
+        """Expert `index[b]` on z[b], where the choice can be read without waiting: each sample runs once."""
+        chosen = index.tolist()
+        if len(set(chosen)) == 1:
+            return self._single(z, chosen[0])
+        outputs, order = [], []
+        for odd in (0, 1):
+            places = [b for b, expert in enumerate(chosen) if self.scales[expert] % 2 == odd]
+            if places:
+                outputs.append(self._of_one_parity(z[places], index[places], odd))
+                order += places
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return torch.cat(outputs)[back]
+
+    def _masked(self, z: Tensor, index: Tensor) -> Tensor:
+        """`_read` in shapes that do not hang on the choice: odd and even scales both run, one adds zero."""
+        parities = sorted({scale % 2 for scale in self.scales})
+        outputs = [self._of_one_parity(z, index, odd) for odd in parities]
+        return outputs[0] if len(outputs) == 1 else outputs[0] + outputs[1]
+
+    def _of_one_parity(self, z: Tensor, index: Tensor, odd: int) -> Tensor:
+        """Expert `index[b]` on z[b]; zero for those of the other parity, whose shapes differ."""
         weight = self.weight.index_select(0, index).to(z.dtype)
         bias = self.bias.index_select(0, index).to(z.dtype)
-        outputs = []
-        for bank in banks:
-            rows, row_weights, columns, column_weights = (maps.index_select(0, index) for maps in bank)
-            fine = F.gelu(convolve_upsampled(z, weight, bias, rows, columns))
-            outputs.append(downsample(fine, row_weights, column_weights))
-        return outputs[0] if len(outputs) == 1 else outputs[0] + outputs[1]
+        bank = (maps.index_select(0, index) for maps in self._banks(odd, z))
+        rows, row_weights, columns, column_weights = bank
+        fine = F.gelu(convolve_upsampled(z, weight, bias, rows, columns))
+        return downsample(fine, row_weights, column_weights)
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
         return f"channels={self.weight.shape[1]}, scales={self.scales}"
+
+
+def on_fine_grid(z: Tensor, weight: Tensor, bias: Tensor, scale: int) -> Tensor:
+    """One expert as its formula reads, on (B, H, W, r), with the upsampled map.
+
+    The interpolations are products with their matrices: a fraction of the time of F.interpolate's bicubic.
+    """
+    _, H, W, _ = z.shape
+    fine = z if scale == 1 else resample(z, *(_matrix(scale * n, n, z) for n in (H, W)))
+    fine = F.gelu(F.conv2d(fine.permute(0, 3, 1, 2), weight, bias, padding=1)).permute(0, 2, 3, 1)
+    return fine if scale == 1 else resample(fine, *(_matrix(n, scale * n, z) for n in (H, W)))
+
+
+def resample(z: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Weighted sums of the rows and of the columns of (B, H, W, r); the matrices are (H', H) and (W', W)."""
+    B, _, W, r = z.shape
+    z = (rows @ z.flatten(2)).view(-1, W, r)  # (B H', W, r)
+    return (columns @ z).view(B, rows.shape[0], columns.shape[0], r)
+
+
+def bicubic_matrix(out: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Weights of F.interpolate's bicubic (align_corners=False) from `size` cells to `out`: (out, size)."""
+    precise = torch.float32 if device.type == "mps" else torch.float64
+    rows = torch.arange(out, device=device)
+    return upsampling_weights(rows, torch.tensor(out / size, device=device), size, precise).to(dtype)
+
+
+@lru_cache(maxsize=64)
+def _kept_matrix(out: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # as above
+        return bicubic_matrix(out, size, device, dtype)
+
+
+def _matrix(out: int, size: int, like: Tensor) -> Tensor:
+    return (bicubic_matrix if _traced(like) else _kept_matrix)(out, size, like.device, like.dtype)
 
 
 def convolve_upsampled(z: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -162,8 +222,11 @@ def downsample(fine: Tensor, row_weights: Tensor, column_weights: Tensor) -> Ten
 
 def axis_banks(scales: tuple[int, ...], odd: int, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Call `build_banks` with the device and dtype of `like`; keep the result, except while tracing."""
-    traced = torch.compiler.is_compiling() or type(like) is not Tensor
-    return (build_banks if traced else _kept_banks)(scales, odd, n, like.device, like.dtype)
+    return (build_banks if _traced(like) else _kept_banks)(scales, odd, n, like.device, like.dtype)
+
+
+def _traced(like: Tensor) -> bool:
+    return torch.compiler.is_compiling() or type(like) is not Tensor
 
 
 def build_banks(
@@ -185,7 +248,12 @@ def build_banks(
     return (sampling * member).to(dtype), (reduction * member).to(dtype)
 
 
-_kept_banks = lru_cache(maxsize=64)(build_banks)
+@lru_cache(maxsize=64)
+def _kept_banks(
+    scales: tuple[int, ...], odd: int, n: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # else no backward pass could take them later
+        return build_banks(scales, odd, n, device, dtype)
 
 
 def fine_rows(scales: tuple[int, ...], odd: int, n: int, device: torch.device) -> Tensor:
