@@ -281,7 +281,8 @@ def test_exports(case, installed, image):
     encoder, _, _, parameters = installed(case)
     perturb(parameters)
     program = torch.export.export(encoder.eval(), (image,))
-    assert torch.equal(program.module()(image), encoder(image))
+    # float32 rounding: exported, experts compute in shapes that do not hang on the choice (`experts`)
+    torch.testing.assert_close(program.module()(image), encoder(image), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", TRAINING, ids=str)
