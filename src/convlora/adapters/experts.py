@@ -15,12 +15,13 @@ routing never makes the host wait for the device, and the whole traces and expor
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from convlora.adapters.base import at_least_float32, autocast_off
 
@@ -65,6 +66,19 @@ class MultiScaleExperts(nn.Module):
         Returns:
             (B, H, W, channels) float32, or float64 where the parameters are.
         """
+        return self._light(self._weighted, z, gates, indices)
+
+    def _light(self, run: Callable[..., Tensor], *arguments: Tensor | None) -> Tensor:
+        """Run without keeping what lies between: in the backward pass it is computed again.
+
+        That is a few ms a layer, and many small pieces of memory less, between which the large ones of a ViT
+        do not fit: the peak of a process falls by far more than their sum.
+        """
+        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+            return run(*arguments)
+        return checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+    def _weighted(self, z: Tensor, gates: Tensor | None, indices: Tensor) -> Tensor:
         with autocast_off(z.device.type):
             z = z.to(at_least_float32(self.weight.dtype))
             recorded = _traced(z) or torch.jit._trace.is_tracing()
@@ -86,6 +100,9 @@ class MultiScaleExperts(nn.Module):
         Returns:
             (B, H, W, channels) float32, or float64 where the parameters are.
         """
+        return self._light(self._mixed, z, weights)
+
+    def _mixed(self, z: Tensor, weights: Tensor | None) -> Tensor:
         with autocast_off(z.device.type):
             z = z.to(at_least_float32(self.weight.dtype))
             total = torch.zeros_like(z)
