@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 STEPS ?= 240
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint bench clean
 
 quickstart: .venv/sample
 	rm -rf quickstart
@@ -23,6 +23,16 @@ lint: .venv/lint
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The short benchmarks, about ten minutes; docs/performance.md tells the long ones.
+bench: .venv/test
+	mkdir -p bench
+	$(BIN)/python benchmarks/experts.py | tee bench/experts.json
+	$(BIN)/python benchmarks/encoder.py --image-size 512 | tee bench/encoder.json
+	$(BIN)/python benchmarks/training_step.py --image-size 512 --sides lora,conv-lora,peft --dtype bf16 \
+	  | tee bench/training_step.json
+	$(BIN)/python benchmarks/embedding_cache.py --images 2 | tee bench/embedding_cache.json
+	$(BIN)/python benchmarks/tiled_prediction.py --size 5000 | tee bench/tiled_prediction.json
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "convlora needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -34,4 +44,4 @@ lint: .venv/lint
 	@touch $@
 
 clean:
-	rm -rf .venv quickstart build dist
+	rm -rf .venv quickstart bench build dist
