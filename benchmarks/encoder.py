@@ -6,7 +6,8 @@
 Sides, in turn in one process, same weights (random) and image: convlora; transformers' vision encoder with
 sdpa and with its default, eager attention (fp32); `products`, the matrix products of the same shapes and
 nothing else: the linear layers, the convolutions, and the two products of attention by PyTorch's fused kernel
-without positions. In bf16 transformers' model is cast whole; ours runs under autocast, as in the commands.
+without positions. In bf16 transformers' model is cast whole; ours runs under autocast with frozen
+weights held in bf16, as in the commands.
 Prints JSON with medians, ratios (medians over neighbouring runs) and the largest difference of the outputs.
 """
 
@@ -26,6 +27,7 @@ from common import in_turn, parser, random_transformers_sam, ratio, report, summ
 from convlora.backbone.image_encoder import ImageEncoder
 from convlora.backbone.presets import BACKBONES, EncoderSpec
 from convlora.backbone.weights import load_sam
+from convlora.frozen import hold_frozen_in
 
 Side = Callable[[], object]
 
@@ -80,7 +82,8 @@ def theirs(model: torch.nn.Module, image: Tensor) -> Tensor:
 def measure(options: argparse.Namespace, dtype: torch.dtype, folder: str) -> dict[str, Any]:
     spec = BACKBONES[options.backbone].encoder
     image = torch.randn(1, 3, options.image_size, options.image_size)
-    encoder = load_sam(folder).sam.image_encoder.eval()
+    encoder = load_sam(folder).sam.image_encoder.eval().requires_grad_(False)
+    hold_frozen_in(encoder, None if dtype == torch.float32 else dtype)  # as the commands do
     sdpa = transformers_model("sdpa", folder)
     sides: dict[str, Side] = {
         "convlora": partial(ours, encoder, image, dtype),

@@ -59,9 +59,17 @@ class MLPBlock(nn.Module):
             return self.lin2(self.act(self.lin1(x)))
         flat = x.reshape(-1, x.shape[-1])
         rows = max(1, _HIDDEN // self.lin1.out_features)
-        parts = [self.lin2(self.act(self.lin1(part))) for part in flat.split(rows)]
+        first, second = (self._cast(layer, x.device.type) for layer in (self.lin1, self.lin2))
+        parts = [F.linear(self.act(F.linear(part, *first)), *second) for part in flat.split(rows)]
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return out.view(*x.shape[:-1], out.shape[-1])
+
+    def _cast(self, layer: nn.Linear, device_type: str) -> tuple[Tensor, Tensor]:
+        """Weight and bias in autocast's dtype, once for all parts: autocast would cast them for each."""
+        dtype = layer.weight.dtype
+        if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+            dtype = torch.get_autocast_dtype(device_type)
+        return layer.weight.to(dtype), layer.bias.to(dtype)
 
     def _plain(self) -> bool:
         """Whether both layers treat every token alone for certain; an adapter may not."""
