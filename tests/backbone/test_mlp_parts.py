@@ -10,7 +10,8 @@ from convlora.backbone.common import MLPBlock
 
 @pytest.fixture
 def mlp(monkeypatch):
-    monkeypatch.setattr(common, "_HIDDEN", 5 * 24)  # five tokens at a time, which do not divide 2 x 3 x 4
+    # five tokens of float32 at a time, ten of bfloat16, which do not divide 2 x 3 x 4
+    monkeypatch.setattr(common, "_HIDDEN", 5 * 24 * 4)
     torch.manual_seed(0)
     return MLPBlock(6, 24, nn.GELU())
 
@@ -24,7 +25,7 @@ def test_parts_give_what_the_whole_gives(mlp, autocast):
         mlp.act.register_forward_hook(lambda *_: calls.append(1))
         with torch.no_grad():
             parts = mlp(x)
-    assert len(calls) == 5
+    assert len(calls) == (3 if autocast else 5)
     assert parts.dtype == whole.dtype == (torch.bfloat16 if autocast else torch.float32)
     # a product of fewer rows may sum in another order: float32 rounding, or one of bfloat16's 8 bits
     tolerance = 2**-7 if autocast else 1e-6

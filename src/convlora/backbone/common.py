@@ -35,9 +35,9 @@ class LayerNorm2d(nn.Module):
         return normalised.permute(0, 3, 1, 2)
 
 
-_HIDDEN = 3 * 2**20
-"""Hidden values held at a time where there is no backward pass: 12 MiB in float32. What is larger than 32 MiB
-is handed back to the system by glibc when freed, and its pages are cleared again at every use."""
+_HIDDEN = 12 * 2**20
+"""Bytes of hidden values held at a time where there is no backward pass. What is larger than 32 MiB is handed
+back to the system by glibc when freed, and its pages are cleared again at every use."""
 
 
 class MLPBlock(nn.Module):
@@ -58,8 +58,8 @@ class MLPBlock(nn.Module):
         if not (runs_once() and self._plain()):
             return self.lin2(self.act(self.lin1(x)))
         flat = x.reshape(-1, x.shape[-1])
-        rows = max(1, _HIDDEN // self.lin1.out_features)
         first, second = (self._cast(layer, x.device.type) for layer in (self.lin1, self.lin2))
+        rows = max(1, _HIDDEN // (self.lin1.out_features * first[0].element_size()))
         parts = [F.linear(self.act(F.linear(part, *first)), *second) for part in flat.split(rows)]
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return out.view(*x.shape[:-1], out.shape[-1])
