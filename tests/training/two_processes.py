@@ -134,6 +134,8 @@ def main():
     interrupted(folder, backbone, binary)
     kept(folder)
     disagree(folder, binary, three)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()  # else its threads may abort Python at its end
 
 
 main()
