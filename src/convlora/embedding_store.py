@@ -53,6 +53,10 @@ def cache_limit() -> int:
     return int(limit * _GB)
 
 
+_COARSE = 2.0
+"""Seconds that the times of files may lag behind the clock: some ms on a disk, up to two on others."""
+
+
 class EmbeddingStore:
     """Embeddings by key.
 
@@ -65,7 +69,7 @@ class EmbeddingStore:
 
     def __init__(self, folder: Path, limit: int, warn: Callable[[str], None]) -> None:
         self.folder, self.limit, self.warn = folder, limit, warn
-        self.started = time.time()
+        self.started = time.time() - _COARSE
         self.taken = sum(size for _, size, _ in self._files())
         self.closed = False
 
