@@ -71,8 +71,8 @@ class MultiScaleExperts(nn.Module):
     def _light(self, run: Callable[..., Tensor], *arguments: Tensor | None) -> Tensor:
         """Run without keeping what lies between: in the backward pass it is computed again.
 
-        That is a few ms a layer, and many small pieces of memory less, between which the large ones of a ViT
-        do not fit: the peak of a process falls by far more than their sum.
+        Held until then they would be 139 MiB of a ViT-B at 1024 px with rank 32 (18 MiB with rank 3), as the
+        memory model counts them.
         """
         if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
             return run(*arguments)
@@ -194,7 +194,7 @@ def bicubic_matrix(out: int, size: int, device: torch.device, dtype: torch.dtype
 
 @lru_cache(maxsize=64)
 def _kept_matrix(out: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):  # as above
+    with torch.inference_mode(False):  # as in `_kept_banks`
         return bicubic_matrix(out, size, device, dtype)
 
 

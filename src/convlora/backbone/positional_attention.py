@@ -208,7 +208,7 @@ def _backward_of_maps(o: _Operands, grid: Grid) -> _Gradients:
 def _backward_of_head(o: _Operands, grid: Grid, scratch: Tensor, to: _Gradients) -> None:
     """Write the gradients of one head, whose operands are (N, .), into zeros; `scratch` is (2, rows, N).
 
-    Plain matrix products into memory that is used again: batched ones of batch 1 run at half the speed.
+    Plain matrix products into memory that is used again, not batched ones of batch 1.
     """
     N, scale = o.q.shape[0], o.q.shape[1] ** -0.5
     k, v = o.k.contiguous(), torch.cat([o.v, torch.ones_like(o.delta)], dim=1)
