@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convlora.backbone.positional_attention import Grid, attend_with_positions
+from convlora.backbone.position_grid import Grid
+from convlora.backbone.positional_attention import attend_with_positions
 
 
 def relative_positions(table: Tensor, size: int) -> Tensor:
