@@ -3,8 +3,9 @@
     python benchmarks/training_step.py                     # ViT-B, bf16 and fp32: about 20 minutes
     python benchmarks/training_step.py --image-size 512 --repeats 3
     python benchmarks/training_step.py --sides "lora,conv-lora" --dtype bf16
+    python benchmarks/training_step.py --sides "official,conv-lora in bf16" --dtype fp32
 
-Sides: convlora's methods, as `convlora train` runs them (autocast in bf16); `peft`: transformers' SamModel
+Sides: convlora's methods, as `convlora train` runs them (autocast in bf16; "in bf16" does so in any run); `peft`: transformers' SamModel
 with sdpa, peft's LoRA of rank 3 on qkv, mask decoder trained, frozen weights held in bf16 where the step is;
 `official`: SamModel with eager attention in fp32 and Conv-LoRA layers written as the official code computes
 them (each expert interpolates, convolves and interpolates back the windows that chose it). The same loss
@@ -43,6 +44,7 @@ PAIRS = (
     ("peft", "lora"),
     ("peft", "conv-lora"),
     ("official", "conv-lora"),
+    ("official", "conv-lora in bf16"),
     ("conv-lora", "lora"),
     ("conv-lora rank 32", "lora rank 32"),
     ("conv-lora-multiscale", "lora"),
@@ -97,6 +99,8 @@ def theirs(side: str, folder: str, dtype: torch.dtype) -> tuple[nn.Module, Calla
 
 def make_step(side: str, folder: str, size: int, dtype: torch.dtype) -> Callable[[], float]:
     """A whole step of a side on one fixed image."""
+    side, own = side.removesuffix(" in bf16"), side.endswith(" in bf16")
+    dtype = torch.bfloat16 if own else dtype
     model, logits = theirs(side, folder, dtype) if side in THEIRS else ours(side, folder, size, dtype)
     randomise(model)
     model.train()
@@ -168,7 +172,7 @@ def ratios(times: dict[str, list[float]], memory: dict[str, dict[str, int]]) -> 
 
 def main() -> None:
     made = parser(__doc__, backbone="facebook/sam-vit-base", image_size=1024, repeats=3, dtype="bf16,fp32")
-    made.add_argument("--sides", default=",".join((*OURS, *THEIRS)))
+    made.add_argument("--sides", default=",".join((*OURS, "conv-lora in bf16", *THEIRS)))
     options = made.parse_args()
     torch.set_num_threads(options.threads)
     sides = options.sides.split(",")
@@ -176,7 +180,7 @@ def main() -> None:
         random_transformers_sam(options.backbone, options.image_size, Path(folder))
         result = {}
         for dtype in options.dtype.split(","):
-            run = [side for side in sides if dtype == "fp32" or side != "official"]
+            run = [side for side in sides if dtype == "fp32" or side not in ("official", "conv-lora in bf16")]
             result[dtype] = measure(run, options, dtype, folder)
     report("training step", {"options": vars(options), **result}, "transformers", "peft")
 
