@@ -1,0 +1,84 @@
+"""What the study has measured so far: a file for each comparison, that later runs go on from."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from common import environment
+from convlora.backbone.weights import load_sam
+from convlora.comparison.entries import Cell
+from convlora.comparison.outcome import identity
+from convlora.comparison.settings import FILE
+
+_FILES = (FILE, "learning_rates.json")
+
+
+class Kept:
+    """Results of one comparison.
+
+    Args:
+        file: where they are kept, in git.
+        out: folder of the comparison.
+        backbone: runs from other weights under the same name are dropped.
+    """
+
+    def __init__(self, file: Path, out: Path, backbone: str) -> None:
+        self.file, self.out = file, out
+        self.fingerprint = load_sam(backbone).fingerprint
+        before = json.loads(file.read_text()) if file.exists() else {}
+        same = before.get("backbone") == self.fingerprint
+        self.content: dict[str, Any] = (
+            before if same else {"backbone": self.fingerprint, "runs": {}, "files": {}}
+        )
+
+    def restore(self) -> None:
+        """Put finished runs into the comparison's folder, which then takes them for its own."""
+        for name, text in self.content["files"].items():
+            target = self.out / name
+            if not target.exists():
+                self.out.mkdir(parents=True, exist_ok=True)
+                target.write_text(text)
+        for name, run in self.content["runs"].items():
+            target = self.out / "runs" / name / "result.json"
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(json.dumps(run["result"], indent=2) + "\n")
+
+    def add(self, cell: Cell, result: dict[str, Any]) -> None:
+        """Keep a run that has just ended, and where it was made; one that failed is not kept."""
+        if "error" in result:
+            return
+        self.content["runs"][cell.name] = {
+            **identity(cell),
+            "tuning": cell.tuning,
+            "result": result,
+            "made": {"commit": commit(), "command": shlex.join(sys.argv), **environment()},
+        }
+        self.write()
+
+    def finish(self, outcome: dict[str, Any]) -> None:
+        """Keep the tables of a whole comparison; the single runs are there already."""
+        outcome.pop("runs")
+        self.content["outcome"] = outcome
+
+    def write(self) -> None:
+        """Write the file whole."""
+        for name in _FILES:
+            if (self.out / name).exists():
+                self.content["files"][name] = (self.out / name).read_text()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_suffix(".part")
+        part.write_text(json.dumps(self.content, indent=1, sort_keys=True, default=str) + "\n")
+        part.replace(self.file)
+
+
+def commit() -> str:
+    """Commit that the code is at, marked where files differ from it."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+    )  # fmt: skip
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,243 @@
+"""Write docs/results.md from the results that are kept.
+
+    python benchmarks/study/report.py [--check]
+
+`--check` writes nothing and fails where the page is not what the results give.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import yaml
+from verdicts import RULE, Comparison, load, shown, verdict
+
+from convlora.comparison.entries import parse_methods
+from convlora.comparison.statistics import Difference, paired_difference
+from convlora.model import count_on_preset
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent.parent / "docs" / "results.md"
+SETS = ("nuclei", "cracks", "camvid")
+METRIC = "mean_dice_foreground"
+Found = dict[tuple[str, str], Comparison]
+
+
+def page(found: Found, plan: dict) -> Iterator[str]:
+    """Lines of docs/results.md."""
+    yield "# Results"
+    yield ""
+    yield (
+        "Made by `python benchmarks/study/report.py` from `benchmarks/study/results/`; do not edit. "
+        "The runs: `benchmarks/study/plan.yaml`, `python benchmarks/study/run.py DATA`."
+    )
+    yield from provenance(found, plan)
+    yield "## The paper's claims"
+    yield ""
+    yield (
+        f"{RULE} Differences are in points of 100 of the mean Dice of the foreground classes, on test, over "
+        "paired seeds, with 95 % intervals; **bold** is clear of zero."
+    )
+    yield ""
+    for claim in claims(found):
+        yield f"- {claim}"
+    yield ""
+    for (part, name), comparison in sorted(found.items(), key=lambda item: order(item[0], plan)):
+        yield from table(comparison, part, name, plan)
+
+
+def order(key: tuple[str, str], plan: dict) -> tuple[int, int]:
+    part, name = key
+    return list(plan["parts"]).index(part), SETS.index(name)
+
+
+def provenance(found: Found, plan: dict) -> Iterator[str]:
+    made = [run["made"] for comparison in found.values() for run in comparison.content["runs"].values()]
+    common = plan["common"]
+    yield ""
+    yield (
+        f"All runs: {common['backbone']}, {common['image_size']} px, {common['max_steps']} steps of "
+        f"{common['batch_size']} images, best of the validation split."
+    )
+    yield ""
+    for title, values in {
+        "Commits": {m["commit"] for m in made},
+        "Backbone": {c.content["backbone"][:16] for c in found.values()},
+        "Machines": {m["machine"]["processor"] for m in made},
+        "Versions": {", ".join(f"{k} {v}" for k, v in m["versions"].items()) for m in made},
+        "Commands": {m["command"] for m in made},
+    }.items():
+        yield f"- {title}: {'; '.join(sorted(values)) or 'none yet'}"
+    yield ""
+
+
+def claims(found: Found) -> Iterator[str]:
+    """The paper's seven, in the order of the study, and the router's."""
+    against = partial(differences, found)
+    yield sentence("1. Conv-LoRA beats LoRA", against("methods", "conv-lora", "lora"))
+    yield sentence("1b. LoRA beats the other parameter-efficient methods", over_others(found))
+    yield extra_parameters(found)
+    yield sentence(
+        "3. Adapting the encoder with LoRA beats training the decoder alone",
+        against("methods", "lora", "decoder-only"),
+    )
+    yield sentence("3b. With Conv-LoRA it does", against("methods", "conv-lora", "decoder-only"))
+    yield sentence(
+        "4. One expert chosen by the gate beats the sum of all scales",
+        against("mixture", "conv-lora", "conv-lora-multiscale"),
+        times(found, "mixture", "conv-lora-multiscale", "conv-lora"),
+    )
+    yield best_scale(found)
+    yield "6. Tuning revives semantics: **not measured yet**."
+    yield sentence("7. Mask classification beats one mask a class", heads(found), end_to_end(found))
+    yield sentence(
+        "Router. A soft mixture beats the balanced choice of one expert, on validation",
+        against("routing", "conv-lora:routing=soft", "conv-lora"),
+    )
+
+
+def differences(found: Found, part: str, method: str, reference: str) -> dict[str, Difference | None]:
+    """Of two methods of a part, on each set that has been run."""
+    sets = [name for name in SETS if (part, name) in found]
+    return {name: found[part, name].difference(method, reference, METRIC) for name in sets}
+
+
+def over_others(found: Found) -> dict[str, Difference | None]:
+    """LoRA less each other method, on each set; full tuning and the U-Net are no such methods."""
+    return {
+        f"{name}, {method}": comparison.difference("lora", method, METRIC)
+        for (part, name), comparison in found.items()
+        if part == "others"
+        for method in comparison.methods
+        if method not in ("lora", "full", "unet")
+    }
+
+
+def extra_parameters(found: Found) -> str:
+    """Claim 2, from counts: of ViT-H, and of the runs."""
+    huge, plain = (count_on_preset("facebook/sam-vit-huge", name) for name in ("conv-lora", "lora"))
+    extra, share = huge.trainable - plain.trainable, 100 * huge.trainable / plain.trainable - 100
+    text = f"ViT-H {extra:,} over LoRA's {plain.trainable:,} ({share:.2f} %)"
+    for name in SETS:
+        comparison = found.get(("methods", name))
+        counts = comparison and [comparison.cost(m, "trained_parameters") for m in ("conv-lora", "lora")]
+        if counts and None not in counts:
+            text += f"; runs on {name} {counts[0]:,.0f} over {counts[1]:,.0f}"
+    return f"2. Conv-LoRA's extra parameters are minimal: **supported** by the count. {text}."
+
+
+def times(found: Found, part: str, method: str, reference: str) -> str:
+    """Seconds a step of one method over another's, set by set."""
+    texts = []
+    for name in SETS:
+        comparison = found.get((part, name))
+        pair = comparison and [comparison.cost(m, "step_seconds") for m in (method, reference)]
+        if pair and None not in pair:
+            texts.append(f"{name} {pair[0] / pair[1]:.2f}")
+    return f"Time of a step, {method} over {reference}: {', '.join(texts)}." if texts else ""
+
+
+def heads(found: Found) -> dict[str, Difference | None]:
+    """Mask classification less per-class, the same seeds."""
+    pair = [found.get((part, "camvid")) for part in ("mask-classification", "per-class")]
+    if None in pair:
+        return {}
+    return {m: paired_difference(*(c.scores(m, METRIC) for c in pair if c)) for m in ("lora", "conv-lora")}
+
+
+def end_to_end(found: Found) -> str:
+    """What the two heads reach."""
+    texts = []
+    for part in ("mask-classification", "per-class"):
+        comparison = found.get((part, "camvid"))
+        score = comparison and comparison.spread("conv-lora", METRIC)
+        if score:
+            texts.append(f"{part} {100 * score.mean:.1f}")
+    return f"Mean Dice over eleven classes without prompts, Conv-LoRA: {', '.join(texts)}." if texts else ""
+
+
+def sentence(claim: str, found: dict[str, Difference | None], more: str = "") -> str:
+    """A claim, its verdict and the numbers."""
+    numbers = "; ".join(f"{name} {shown(d)}" for name, d in found.items())
+    return f"{claim}: **{verdict(list(found.values()))}**. {numbers}. {more}".replace(". .", ".").strip()
+
+
+def best_scale(found: Found) -> str:
+    """Claim 5: the best of each set, and how far it is from the worst."""
+    texts, winners = [], []
+    for name in SETS:
+        comparison = found.get(("scales", name))
+        if comparison is None:
+            continue
+        means = {m: s.mean for m in comparison.methods if m != "lora" and (s := comparison.spread(m, METRIC))}
+        best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+        gap = comparison.difference(best, worst, METRIC)
+        winners.append(best if gap and gap.clear else None)
+        texts.append(f"{name}: best {best}, over the worst ({worst}) {shown(gap)}")
+    clear = [winner for winner in winners if winner]
+    result = "supported" if len(set(clear)) > 1 else "not decidable here" if texts else "not measured yet"
+    return f"5. The best single scale differs by data set: **{result}**. {'; '.join(texts)}".strip()
+
+
+def table(comparison: Comparison, part: str, name: str, plan: dict) -> Iterator[str]:
+    own = plan["parts"][part]
+    reference = own.get("reference", "lora")
+    split = own.get("split", "test")
+    methods = [m.label for m in parse_methods(own["methods"]) if m.label in comparison.methods]
+    yield f"## {part}: {name}"
+    yield ""
+    yield f"Scores on {split}; difference to {reference}."
+    yield ""
+    yield from rows(
+        ["method", "images", "Dice", "mean IoU", "difference (95 % CI)", "trained", "s/step", "peak MiB"],
+        [
+            line(comparison, method, reference, size)
+            for size in comparison.sizes
+            for method in methods
+            if comparison.spread(method, METRIC, size)
+        ],
+    )
+    yield ""
+
+
+def line(comparison: Comparison, method: str, reference: str, size: int | None) -> list[str]:
+    dice, iou = (comparison.spread(method, metric, size) for metric in (METRIC, "mean_iou"))
+    parameters, seconds, memory = (
+        comparison.cost(method, key) for key in ("trained_parameters", "step_seconds", "peak_memory_mib")
+    )
+    return [
+        method,
+        "all" if size is None else str(size),
+        *(
+            f"{100 * s.mean:.1f}" + ("" if s.sd is None else f" ± {100 * s.sd:.1f}") + f" ({s.n})"
+            if s
+            else "-"
+            for s in (dice, iou)
+        ),
+        "-" if method == reference else shown(comparison.difference(method, reference, METRIC, size)),
+        f"{parameters:,.0f}",
+        f"{seconds:.2f}",
+        f"{memory:,.0f}",
+    ]
+
+
+def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
+    for cells in (head, ["---"] * len(head), *body):
+        yield "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--check", action="store_true")
+    check = made.parse_args().check
+    text = "\n".join(page(load(), yaml.safe_load((HERE / "plan.yaml").read_text()))).rstrip() + "\n"
+    if check:
+        sys.exit(0 if PAGE.exists() and PAGE.read_text() == text else f"{PAGE} is not what the results give")
+    PAGE.write_text(text)
+    print(f"Wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()

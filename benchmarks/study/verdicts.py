@@ -1,0 +1,100 @@
+"""What the kept runs say of a claim: paired differences, set by set, and a verdict by a fixed rule."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from convlora.comparison.statistics import Difference, Spread, paired_difference, spread
+
+RESULTS = Path(__file__).parent / "results"
+RULE = (
+    "Supported: the 95 % interval of the paired difference is clear of zero on the claim's side on at least "
+    "two sets, or on the only one that it is about, and clear on the other side on none. Not supported: "
+    "clear on the other side on at least one set, and on the claim's side on none. Else: not decidable here."
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of one part on one set."""
+
+    part: str
+    name: str
+    content: Mapping[str, Any]
+
+    @cached_property
+    def runs(self) -> list[dict[str, Any]]:
+        """Those that are reported, not those that chose a learning rate."""
+        return [run for run in self.content["runs"].values() if not run["tuning"]]
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """Labels, in the order of the plan where the comparison is whole."""
+        return list(dict.fromkeys(run["method"] for run in self.runs))
+
+    @cached_property
+    def sizes(self) -> list[int | None]:
+        """Numbers of training images, ascending; None is all."""
+        return sorted({run["train_images"] for run in self.runs}, key=lambda size: size or math.inf)
+
+    def scores(self, method: str, metric: str, size: int | None = None) -> dict[int, float]:
+        """Seed -> score."""
+        found = {}
+        for run in self.runs:
+            if (run["method"], run["train_images"]) == (method, size):
+                value = run["result"]["scores"].get(metric)
+                found[run["seed"]] = math.nan if value is None else value
+        return found
+
+    def spread(self, method: str, metric: str, size: int | None = None) -> Spread | None:
+        """Mean and deviation over seeds."""
+        return spread(list(self.scores(method, metric, size).values()))
+
+    def difference(
+        self, method: str, reference: str, metric: str, size: int | None = None
+    ) -> Difference | None:
+        """Of two methods, paired by seed."""
+        return paired_difference(self.scores(method, metric, size), self.scores(reference, metric, size))
+
+    def cost(self, method: str, key: str) -> float | None:
+        """Mean over runs of trained_parameters, step_seconds or peak_memory_mib."""
+        values = [run["result"][key] for run in self.runs if run["method"] == method]
+        return fmean(values) if values else None
+
+
+def load(folder: Path = RESULTS) -> dict[tuple[str, str], Comparison]:
+    """All comparisons that hold a reported run, by part and set."""
+    found = {}
+    for file in sorted(folder.glob("*.json")):
+        part, _, name = file.stem.rpartition("-")
+        comparison = Comparison(part, name, json.loads(file.read_text()))
+        if comparison.runs:
+            found[part, name] = comparison
+    return found
+
+
+def verdict(differences: Sequence[Difference | None]) -> str:
+    """See `RULE`; a difference is positive where it speaks for the claim."""
+    known = [d for d in differences if d is not None]
+    if not known:
+        return "not measured yet"
+    ahead = sum(d.clear and d.mean > 0 for d in known)
+    behind = sum(d.clear and d.mean < 0 for d in known)
+    if ahead >= min(2, len(differences)) and not behind:
+        return "supported"
+    return "not supported" if behind and not ahead else "not decidable here"
+
+
+def shown(difference: Difference | None) -> str:
+    """Mean and interval, in points of a hundred."""
+    if difference is None:
+        return "-"
+    if difference.low is None or difference.high is None:
+        return f"{100 * difference.mean:+.1f} (one seed)"
+    text = f"{100 * difference.mean:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+    return f"**{text}**" if difference.clear else text

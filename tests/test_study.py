@@ -1,0 +1,102 @@
+"""The study's bookkeeping: verdicts by their rule, runs that are kept, the page of results."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from convlora.comparison.entries import Cell, parse_methods
+from convlora.comparison.statistics import Difference
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "study")]
+
+import kept as study_kept  # noqa: E402  # scripts, not a package
+import report as study_report  # noqa: E402
+import verdicts  # noqa: E402
+import yaml  # noqa: E402
+
+AHEAD, BEHIND = Difference(0.02, 0.01, 0.03, 5), Difference(-0.02, -0.03, -0.01, 5)
+UNCLEAR, ONE_SEED = Difference(0.02, -0.01, 0.05, 5), Difference(0.02, None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        ([], "not measured yet"),
+        ([None], "not measured yet"),
+        ([AHEAD], "supported"),
+        ([AHEAD, AHEAD, UNCLEAR], "supported"),
+        ([AHEAD, UNCLEAR, UNCLEAR], "not decidable here"),
+        ([AHEAD, AHEAD, BEHIND], "not decidable here"),
+        ([BEHIND, UNCLEAR], "not supported"),
+        ([UNCLEAR, ONE_SEED], "not decidable here"),
+    ],
+)
+def test_verdicts(differences, expected):
+    assert verdicts.verdict(differences) == expected
+
+
+def test_numbers_are_shown_in_points_and_bold_where_clear():
+    assert verdicts.shown(AHEAD) == "**+2.0 [+1.0, +3.0]**"
+    assert verdicts.shown(UNCLEAR) == "+2.0 [-1.0, +5.0]"
+    assert verdicts.shown(ONE_SEED) == "+2.0 (one seed)"
+    assert verdicts.shown(None) == "-"
+
+
+def keep_runs(folder, gain):
+    """Three seeds of lora and conv-lora on two sets, conv-lora ahead by `gain` and a little noise."""
+    for name in ("nuclei", "cracks"):
+        kept = study_kept.Kept(folder / f"methods-{name}.json", folder / "out" / name, "sam-tiny")
+        for seed in range(3):
+            for label in ("lora", "conv-lora"):
+                dice = 0.7 + 0.03 * seed + (gain + 0.001 * seed if label == "conv-lora" else 0)
+                scores = {"mean_dice_foreground": dice, "mean_iou": dice - 0.1}
+                costs = {"trained_parameters": 1000, "step_seconds": 0.5, "peak_memory_mib": 600}
+                kept.add(Cell(parse_methods(label)[0], seed), {"digest": "d", "scores": scores, **costs})
+        kept.add(Cell(parse_methods("lora")[0], 9, tuning=True, lr=1e-3), {"digest": "t", "validation": {}})
+        kept.add(Cell(parse_methods("lora")[0], 4), {"digest": "e", "error": "out of memory"})
+
+
+def test_kept_runs_are_restored_on_another_machine(tmp_path):
+    keep_runs(tmp_path, 0.02)
+    kept = study_kept.Kept(tmp_path / "methods-nuclei.json", tmp_path / "elsewhere", "sam-tiny")
+    kept.restore()
+    results = sorted((tmp_path / "elsewhere" / "runs").glob("*/result.json"))
+    assert len(results) == 7  # six runs and one that chose a learning rate; the failed one is not kept
+    assert json.loads(results[0].read_text())["digest"] == "d"
+    made = kept.content["runs"]["lora-seed0"]["made"]
+    assert {"commit", "command", "machine", "versions"} <= made.keys()
+
+
+def test_runs_from_another_backbone_are_dropped(tmp_path):
+    keep_runs(tmp_path, 0.02)
+    other = study_kept.Kept(tmp_path / "methods-nuclei.json", tmp_path / "elsewhere", "random:sam-tiny")
+    assert other.content["runs"] == {}
+    other.restore()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(("gain", "word"), [(0.02, "supported"), (-0.02, "not supported")])
+def test_the_page_says_what_the_runs_say(tmp_path, gain, word):
+    keep_runs(tmp_path, gain)
+    plan = yaml.safe_load((ROOT / "benchmarks" / "study" / "plan.yaml").read_text())
+    text = "\n".join(study_report.page(verdicts.load(tmp_path), plan))
+    sign = "+" if gain > 0 else "-"
+    assert f"1. Conv-LoRA beats LoRA: **{word}**. nuclei **{sign}" in text
+    assert "3. Adapting the encoder with LoRA beats training the decoder alone: **not measured yet**" in text
+    assert "| lora | all | 73.0 ± 3.0 (3) | 63.0 ± 3.0 (3) | - | 1,000 | 0.50 | 600 |" in text
+
+
+def test_the_plan_is_one_that_compare_takes():
+    plan = yaml.safe_load((ROOT / "benchmarks" / "study" / "plan.yaml").read_text())
+    for part in plan["parts"].values():
+        labels = [entry.label for entry in parse_methods(part["methods"])]
+        assert part.get("reference", "lora") in labels
+
+
+def test_the_page_in_the_docs_is_the_one_of_the_results():
+    page = study_report.PAGE
+    plan = yaml.safe_load((ROOT / "benchmarks" / "study" / "plan.yaml").read_text())
+    assert page.read_text() == "\n".join(study_report.page(verdicts.load(), plan)).rstrip() + "\n"
