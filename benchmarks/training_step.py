@@ -5,8 +5,9 @@
     python benchmarks/training_step.py --sides "lora,conv-lora" --dtype bf16
     python benchmarks/training_step.py --sides "official,conv-lora in bf16" --dtype fp32
 
-Sides: convlora's methods, as `convlora train` runs them (autocast in bf16; "in bf16" does so in any run); `peft`: transformers' SamModel
-with sdpa, peft's LoRA of rank 3 on qkv, mask decoder trained, frozen weights held in bf16 where the step is;
+Sides: convlora's methods, as `convlora train` runs them (autocast in bf16; "in bf16": in an fp32 run too);
+`peft`: transformers' SamModel with sdpa, peft's LoRA of rank 3 on qkv, mask decoder trained, frozen weights
+held in bf16 where the step is;
 `official`: SamModel with eager attention in fp32 and Conv-LoRA layers written as the official code computes
 them (each expert interpolates, convolves and interpolates back the windows that chose it). The same loss
 everywhere: binary cross-entropy and Dice on the low-resolution logits.
