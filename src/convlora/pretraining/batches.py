@@ -10,16 +10,19 @@ from torch.nn import functional as F
 
 from convlora.pretraining.prompts import sample_box, sample_click, sample_masks
 from convlora.pretraining.shards import ShardReader
+from convlora.pretraining.textures import TextureBank
 
 _MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+# A click on a part cannot tell whether the whole is meant; a box can.
+_COARSE_CLICKS, _COARSE_BOXES = 0.12, 0.35
 _STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images, the masks asked for, and the prompts."""
+    """Images, the masks asked for, and the prompts; images beyond the first B are photographs without any."""
 
-    image: Tensor  # (B, 3, S, S) normalised
+    image: Tensor  # (B + E, 3, S, S) normalised
     target: Tensor  # (B * Q, S / 2, S / 2) share of each cell that the mask covers
     points: Tensor | None  # (B, Q, 1, 2) clicks in pixels
     boxes: Tensor | None  # (B, Q, 4) XYXY in pixels
@@ -34,10 +37,22 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         batch: images B.
         prompts: prompts Q for each image.
         seed: start of the random numbers.
+        textures: where photographs come from; none are drawn if None.
+        photographs: crops of photographs E beside the scenes of a batch.
     """
 
-    def __init__(self, reader: ShardReader, size: int, batch: int, prompts: int, seed: int) -> None:
+    def __init__(
+        self,
+        reader: ShardReader,
+        size: int,
+        batch: int,
+        prompts: int,
+        seed: int,
+        textures: TextureBank | None = None,
+        photographs: int = 0,
+    ) -> None:
         self.reader, self.size, self.batch, self.prompts, self.seed = reader, size, batch, prompts, seed
+        self.textures, self.photographs = textures, photographs
 
     def __iter__(self) -> Iterator[Batch]:
         """Draw batches until the consumer stops."""
@@ -53,7 +68,8 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         prompts: list[np.ndarray] = []
         while len(images) < self.batch:
             picture, maps = self._view(rng)
-            masks = sample_masks(*maps, rng, self.prompts)
+            share = _COARSE_BOXES if box else _COARSE_CLICKS
+            masks = sample_masks(*maps, rng, self.prompts, coarse_share=share)
             if len(masks) == 0:
                 continue
             masks = masks[np.arange(self.prompts) % len(masks)]
@@ -61,6 +77,8 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
             targets.append(masks)
             sample = sample_box if box else sample_click
             prompts.append(np.stack([sample(mask, rng) for mask in masks]))
+        if self.textures is not None:
+            images += [self._photograph(rng, self.textures) for _ in range(self.photographs)]
         image = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
         asked = torch.from_numpy(np.stack(prompts)).float() - 0.5  # SAM counts pixels by their centres
         return Batch(
@@ -69,6 +87,10 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
             points=None if box else asked[:, :, None],
             boxes=asked if box else None,
         )
+
+    def _photograph(self, rng: np.random.Generator, textures: TextureBank) -> np.ndarray:
+        crop = np.rot90(textures.photo(rng, self.size, self.size), int(rng.integers(4)))
+        return np.rint(255 * crop).astype(np.uint8)
 
     def _view(self, rng: np.random.Generator) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
         """Random scene, cropped, scaled to `size`, turned and mirrored."""

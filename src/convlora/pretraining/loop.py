@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from convlora.errors import WeightsError
 from convlora.pretraining.batches import Batch, BatchStream
 from convlora.pretraining.objective import mask_iou, pretraining_loss
 from convlora.pretraining.shards import ShardReader
+from convlora.pretraining.teacher import Lesson
+from convlora.pretraining.textures import TextureBank
 from convlora.state_file import read_states, restore_training, training_tensors, write_state
 
 
@@ -37,9 +40,19 @@ class PretrainConfig:
     warmup: float = 0.03
     save_every: float = 120.0  # seconds
     workers: int = 0  # a batch is drawn in a tenth of a step
+    teacher: bool = False  # learn an ImageNet network's features beside the masks
+    distil_weight: float = 1.0
+    photographs: float = 0.25  # crops of photographs for the teacher, as a share of the scenes of a batch
 
 
-def pretrain(shards: Path, out: Path, config: PretrainConfig, spec: SamSpec = SAM_TINY) -> Path:
+def pretrain(
+    shards: Path,
+    out: Path,
+    config: PretrainConfig,
+    spec: SamSpec = SAM_TINY,
+    textures: TextureBank | None = None,
+    init: Sam | None = None,
+) -> Path:
     """Train until the budget is used up and write the weights.
 
     A run that was cut off goes on where its last checkpoint left it: the budget counts training time only.
@@ -49,30 +62,44 @@ def pretrain(shards: Path, out: Path, config: PretrainConfig, spec: SamSpec = SA
         out: run folder; `out/model` gets config.json and model.safetensors.
         config: options.
         spec: shape of the model.
+        textures: photographs for the teacher beside the scenes.
+        init: weights to start from, of that shape; random ones if None.
 
     Returns:
         The folder with the weights.
+
+    Raises:
+        MissingExtraError: a teacher is asked for and its packages are not installed.
     """
     out.mkdir(parents=True, exist_ok=True)
-    run = _Run(random_sam(spec, config.seed), config, out)
-    run.resume()
     reader = ShardReader(shards)
+    draw = partial(_batches, reader, config, spec, textures)
+    lesson = Lesson(spec, draw(stage=0, step=0)) if config.teacher else None
+    run = _Run(random_sam(spec, config.seed) if init is None else init, config, out, lesson)
+    run.resume()
     for stage in (0, 1):
         if run.progress < (config.full_from if stage == 0 else 1.0):
-            run.train_stage(_batches(reader, config, spec, stage, run.step), stage)
+            run.train_stage(draw(stage=stage, step=run.step), stage)
     save_sam(run.sam, out / "model", torch.float16)
     return out / "model"
 
 
 def _batches(
-    reader: ShardReader, config: PretrainConfig, spec: SamSpec, stage: int, step: int
+    reader: ShardReader,
+    config: PretrainConfig,
+    spec: SamSpec,
+    textures: TextureBank | None,
+    stage: int,
+    step: int,
 ) -> Iterator[Batch]:
     size, batch = (
         (config.small_size, config.small_batch)
         if stage == 0
         else (spec.encoder.image_size, config.full_batch)
     )
-    stream = BatchStream(reader, size, batch, config.prompts, seed=config.seed * 1_000_003 + step)
+    extra = round(config.photographs * batch) if config.teacher else 0
+    seed = config.seed * 1_000_003 + step
+    stream = BatchStream(reader, size, batch, config.prompts, seed, textures, extra)
     return iter(
         torch.utils.data.DataLoader(
             stream, batch_size=None, num_workers=config.workers, prefetch_factor=4 if config.workers else None
@@ -83,10 +110,13 @@ def _batches(
 class _Run:
     """State of a run: model, optimiser, clock, log."""
 
-    def __init__(self, sam: Sam, config: PretrainConfig, out: Path) -> None:
-        self.sam, self.config, self.out = sam, config, out
-        decay = [p for p in sam.parameters() if p.ndim > 1]
-        plain = [p for p in sam.parameters() if p.ndim <= 1]
+    def __init__(self, sam: Sam, config: PretrainConfig, out: Path, lesson: Lesson | None = None) -> None:
+        self.sam, self.config, self.out, self.lesson = sam, config, out, lesson
+        self.trained = dict(sam.named_parameters())
+        if lesson is not None:
+            self.trained |= {f"lesson.{name}": p for name, p in lesson.head.named_parameters()}
+        decay = [p for p in self.trained.values() if p.ndim > 1]
+        plain = [p for p in self.trained.values() if p.ndim <= 1]
         groups = [
             {"params": decay, "weight_decay": config.weight_decay},
             {"params": plain, "weight_decay": 0.0},
@@ -120,16 +150,22 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits, iou = _predict(self.sam, batch)
+            embedding = self.sam.image_encoder(batch.image)
+            logits, iou = _predict(self.sam, embedding, batch)
+            taught = None if self.lesson is None else self.lesson.loss(embedding, batch.image)
         balance = max(0.0, 1 - self.progress / 0.5)
         loss = pretraining_loss(logits, iou, batch.target, balance)
+        values = {"loss": loss.item(), "images": float(len(batch.image))}
+        if taught is not None:
+            values["distillation"] = taught.item()
+            loss = loss + self.config.distil_weight * taught
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.sam.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         self.optimizer.step()
         with torch.no_grad():
             single = mask_iou(logits[:, :1], batch.target).mean()
-        return {"loss": loss.item(), "iou": single.item(), "images": float(len(batch.image))}
+        return values | {"iou": single.item()}
 
     def _learning_rate(self) -> float:
         rise = min(1.0, self.progress / self.config.warmup)
@@ -149,7 +185,7 @@ class _Run:
         Raises:
             WeightsError: the disk is full or cannot be written; the last state is kept.
         """
-        tensors = training_tensors(dict(self.sam.named_parameters()), self.optimizer)
+        tensors = training_tensors(self.trained, self.optimizer)
         tensors |= {f"buffer/{name}": buffer for name, buffer in self.sam.named_buffers()}
         progress = {"step": self.step, "seconds": self.seconds, "config": asdict(self.config)}
         write_state(self.out, tensors, {"progress": json.dumps(progress)})
@@ -166,7 +202,7 @@ class _Run:
             if saved.damage:
                 print(f"warning: {saved.damage}", flush=True)
                 continue
-            restore_training(dict(self.sam.named_parameters()), self.optimizer, saved)
+            restore_training(self.trained, self.optimizer, saved)
             for name, buffer in self.sam.named_buffers():
                 buffer.copy_(saved.tensors[f"buffer/{name}"])
             progress = json.loads(saved.header["progress"])
@@ -178,12 +214,13 @@ class _Run:
             )
 
 
-def _predict(sam: Sam, batch: Batch) -> tuple[Tensor, Tensor]:
+def _predict(sam: Sam, embedding: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """All masks of all prompts, the single one first: (N, 1 + M, h, w) and (N, 1 + M)."""
     size = (batch.image.shape[-2], batch.image.shape[-1])
     labels = None if batch.points is None else torch.ones(batch.points.shape[:-1], dtype=torch.long)
-    embedding = sam.image_encoder(batch.image)
-    logits, iou = sam.prompted(embedding, size, batch.points, labels, batch.boxes)
+    prompts = batch.boxes if batch.points is None else batch.points
+    assert prompts is not None
+    logits, iou = sam.prompted(embedding[: len(prompts)], size, batch.points, labels, batch.boxes)
     return logits.flatten(0, 1), iou.flatten(0, 1)
 
 

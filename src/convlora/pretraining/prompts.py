@@ -9,27 +9,31 @@ from convlora.pretraining.shapes import Ids
 
 Mask = NDArray[np.bool_]
 
-_COARSE_SHARE = 0.25
-
 
 def sample_masks(
-    instances: Ids, coarse: Ids, rng: np.random.Generator, count: int, min_area: int = 20
+    instances: Ids,
+    coarse: Ids,
+    rng: np.random.Generator,
+    count: int,
+    min_area: int = 20,
+    coarse_share: float = 0.25,
 ) -> Mask:
     """Masks of a scene, without repeats, more likely the larger: in proportion to the root of the area.
 
     Args:
         instances: uint8 (H, W).
-        coarse: uint8 (H, W); each draw is from this map with probability 0.25.
+        coarse: uint8 (H, W); each draw is from this map with probability `coarse_share`.
         rng: source of randomness.
         count: masks wanted.
         min_area: pixels below which a mask is not drawn.
+        coarse_share: see `coarse`.
 
     Returns:
         bool (M, H, W), M <= count; M < count where the scene has fewer masks, 0 where it has none.
     """
     fine, fine_odds = _candidates(instances, min_area)
     large, large_odds = _candidates(coarse, min_area)
-    from_coarse = int(rng.binomial(count, _COARSE_SHARE)) if len(fine) else count
+    from_coarse = int(rng.binomial(count, coarse_share)) if len(fine) else count
     from_coarse = min(from_coarse, len(large))
     from_fine = min(count - from_coarse, len(fine))
     from_coarse = min(count - from_fine, len(large))
