@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from convlora.checkpoint import from_pretrained
-from convlora.errors import DataError
+from convlora.errors import DataError, DisagreementError
 from convlora.inference import files
 from convlora.inference.jobs import plan_jobs
 from convlora.inference.predictor import Prediction, Predictor
@@ -260,6 +260,19 @@ def test_a_full_disk(command, binary_adapter, photos, tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.png"]
     assert "No space left" in json.loads(text)["stopped"]
     monkeypatch.undo()
+
+
+def test_an_engine_that_computes_something_else_stops_the_work(predictor, photos, tmp_path, monkeypatch):
+    calls = []
+
+    def refuse(self, pixels):
+        calls.append(pixels)
+        raise DisagreementError("it does not compute what PyTorch does")
+
+    monkeypatch.setattr(Predictor, "predict", refuse)
+    outcome = files.predict_files(predictor, [photos], tmp_path / "out")
+    assert outcome.stopped == "it does not compute what PyTorch does"
+    assert (len(calls), outcome.failures, outcome.written) == (1, [], 0)
 
 
 def test_an_old_file_survives_a_full_disk(predictor, photos, tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """Choosing the engine, the cache of conversions, and the comparison with PyTorch."""
 
 import json
+import os
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -133,6 +135,17 @@ def test_a_conversion_that_fails_leaves_nothing(adapter, tmp_path, monkeypatch):
     ):
         run(made_engine(adapter))
     assert not list((tmp_path / "openvino").iterdir())
+
+
+def test_what_killed_conversions_left_is_removed_a_day_later(adapter, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVLORA_CACHE", str(tmp_path))
+    old, young = (tmp_path / "openvino" / f"{name}.1.part" for name in ("old", "young"))
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+    yesterday = time.time() - 25 * 3600
+    os.utime(old, (yesterday, yesterday))
+    run(made_engine(adapter))
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_a_model_that_openvino_cannot_convert(adapter, tmp_path, monkeypatch):

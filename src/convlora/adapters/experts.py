@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from convlora.adapters.base import at_least_float32, autocast_off
+from convlora.tracing import being_traced
 
 _DIRECT = 2
 """Up to this scale the upsampled map, s^2 values per cell, is smaller than what the down step reads of it."""
@@ -81,7 +82,7 @@ class MultiScaleExperts(nn.Module):
     def _weighted(self, z: Tensor, gates: Tensor | None, indices: Tensor) -> Tensor:
         with autocast_off(z.device.type):
             z = z.to(at_least_float32(self.weight.dtype))
-            recorded = _traced(z) or torch.jit._trace.is_tracing()
+            recorded = _traced(z) or being_traced()
             choose = self._read if z.device.type == "cpu" and not recorded else self._masked
             outputs = [choose(z, index) for index in indices.unbind(1)]
             if gates is None:
@@ -116,7 +117,7 @@ class MultiScaleExperts(nn.Module):
 
     def _single(self, z: Tensor, expert: int) -> Tensor:
         """One expert on all samples."""
-        if self.scales[expert] <= _DIRECT and not torch.jit._trace.is_tracing():
+        if self.scales[expert] <= _DIRECT and not being_traced():
             weight, bias = self.weight[expert].to(z.dtype), self.bias[expert].to(z.dtype)
             return on_fine_grid(z, weight, bias, self.scales[expert])
         B = z.shape[0]

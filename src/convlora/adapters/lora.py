@@ -21,6 +21,7 @@ from convlora.adapters.base import (
 )
 from convlora.adapters.inject import replace_module, target_linears
 from convlora.errors import ConfigError
+from convlora.tracing import being_traced
 
 
 @register
@@ -116,7 +117,7 @@ def updated_linear(base: nn.Linear, x: Tensor, z: Tensor, lora_B: Tensor, scalin
     The sum is made inside the product, in place, as no backward needs the base's output; and on a flat
     matrix, as autograd would copy a view that is written into.
     """
-    if torch.jit.is_tracing():  # type: ignore[attr-defined]  # public, but not in __all__
+    if being_traced():
         return _wide_linear(base, x, z, lora_B, scaling)
     h = base(x.reshape(-1, x.shape[-1]))
     h.addmm_(z.reshape(-1, z.shape[-1]).to(h.dtype), lora_B.t().to(h.dtype), alpha=scaling)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convlora.tracing import being_recorded
+
 
 def runs_once() -> bool:
     """Whether this is a plain forward pass: no backward pass follows, and no graph is being recorded."""
-    recorded = torch.jit._trace.is_tracing() or torch.compiler.is_compiling()
-    return not torch.is_grad_enabled() and not recorded
+    return not torch.is_grad_enabled() and not being_recorded()
 
 
 def add_update(x: Tensor, update: Tensor) -> Tensor:

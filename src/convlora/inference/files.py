@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from convlora.data.images import read_pixels
 from convlora.data.masks import save_mask
-from convlora.errors import ConvLoraError
+from convlora.errors import ConvLoraError, DisagreementError
 from convlora.inference.arrays import NpyRows
 from convlora.inference.drawing import overlay as draw
 from convlora.inference.jobs import Existing, Job, plan_jobs
@@ -79,7 +79,7 @@ def progress_bar() -> Progress:
 
 
 def run_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Outcome:
-    """Predict and write; a full disk or Ctrl-C ends the work with what is complete kept.
+    """Predict and write; what is complete is kept where a full disk, a wrong engine or Ctrl-C ends the work.
 
     The next image is read and the last result is written while the model computes. With tiles, which are for
     images of which one fills the memory, and which keep the model busy for long, one image is done after the
@@ -96,7 +96,7 @@ def run_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Outcome:
         try:
             steps = overlapped if predictor.tiles is None else one_by_one
             steps(jobs, _read, partial(_compute, predictor), finish)
-        except WriteError as error:
+        except (WriteError, DisagreementError) as error:
             outcome.stopped = str(error)
         except KeyboardInterrupt:
             outcome.stopped, outcome.interrupted = "Stopped.", True
@@ -128,8 +128,8 @@ def _compute(
         return pixels
     try:
         return _predict(predictor, job, pixels)
-    except WriteError:
-        raise
+    except (WriteError, DisagreementError):
+        raise  # no other image would fare better
     except ConvLoraError as error:
         return error
 

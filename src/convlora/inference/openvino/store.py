@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from convlora.weight_files import file_digest
 FORMAT = 1
 """Goes up when the conversion changes without a new version of the package."""
 
+_DAY = 24 * 3600.0  # seconds
 MODEL, WEIGHTS, _RECORD = "model.xml", "model.bin", "record.json"
 
 
@@ -89,6 +91,7 @@ def converted(key: str, convert: Callable[[Path], None], tell: Callable[[str], N
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
+        _remove_leftovers(folder.parent)
         part.mkdir(parents=True)
         convert(part / MODEL)
         record = {"files": {name: file_digest(part / name) for name in (MODEL, WEIGHTS)}, "checked": {}}
@@ -106,6 +109,13 @@ def converted(key: str, convert: Callable[[Path], None], tell: Callable[[str], N
     made = Converted(folder)
     tell(f"The model was converted for OpenVINO, once: {folder} ({made.megabytes:.0f} MB, may be deleted).")
     return made
+
+
+def _remove_leftovers(cache: Path) -> None:
+    """Remove what conversions that were killed have left, a day ago or more: younger ones may be at work."""
+    for part in cache.glob("*.part"):
+        if time.time() - part.stat().st_mtime > _DAY:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _is_intact(folder: Path) -> bool:
