@@ -4,6 +4,7 @@ Trains the mask decoder (and, for comparison, adapters) on the same data with th
 `sam-tiny` and on the same architecture with random weights, and scores the test split.
 
     python benchmarks/backbone_features.py DATA [--steps 250] [--seeds 3] [--methods decoder-only,conv-lora]
+        [--backbones random:sam-tiny,sam-tiny]
 """
 
 import argparse
@@ -55,10 +56,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--methods", default="decoder-only")
+    parser.add_argument("--backbones", default="random:sam-tiny,sam-tiny")
     options = parser.parse_args()
     rows = []
     for method in options.methods.split(","):
-        for backbone in ("random:sam-tiny", "sam-tiny"):
+        for backbone in options.backbones.split(","):
             runs = [
                 run_one(options.data, backbone, method, options.steps, seed, options.size)
                 for seed in range(options.seeds)
