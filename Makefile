@@ -15,7 +15,7 @@ quickstart: .venv/sample
 	@echo "Next, your own images: $(BIN)/convlora train DATA --out runs/mine --backbone facebook/sam-vit-base"
 
 test: .venv/test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 lint: .venv/lint
 	$(BIN)/ruff check .
