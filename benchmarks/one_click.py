@@ -5,9 +5,9 @@
 DATA is a binary data set (split/images, split/masks). An object is a connected part of the foreground (8
 neighbours) of at least 20 px; the click is its deepest point, the box its exact bounds. Two views of it:
 `image`, the whole image with its longer side scaled to the backbone's native size, and `window`, the native
-size of pixels around the click. IoU is measured in the pixels of the view, for SAM's single mask; the mean is
-over objects. What it must beat: a disc at the click, of 7 px and of the radius that is best on the train
-split (same view). `random` is the same architecture with random weights.
+size of pixels around the click. IoU is measured in the pixels of the view; the mean is over objects. What it
+must beat: a disc at the click, of 7 px and of the radius that is best on the train split (same view). Where
+`--objects` leaves an image one object, it is the topmost.
 """
 
 import argparse

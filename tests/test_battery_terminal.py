@@ -152,6 +152,7 @@ def test_missing_extras(command, tmp_path, monkeypatch, module, arguments, extra
         (["--lr", "0"], "--lr is 0; it must be above 0 and below 1"),
         (["--full-from", "1.5"], "'--full-from'"),
         (["--init", "nowhere"], "nowhere"),
+        (["--init", "random:facebook/sam-vit-base"], "works on images of 1024 px; the scenes have 256 px"),
         ([], "is a file, not a folder"),
     ],
 )

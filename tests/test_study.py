@@ -89,6 +89,15 @@ def test_the_page_says_what_the_runs_say(tmp_path, gain, word):
     assert "| lora | all | 73.0 ± 3.0 (3) | 63.0 ± 3.0 (3) | - | 1,000 | 0.50 | 600 |" in text
 
 
+def test_one_set_of_three_supports_nothing_yet(tmp_path):
+    keep_runs(tmp_path, 0.02)
+    (tmp_path / "methods-cracks.json").unlink()
+    plan = yaml.safe_load((ROOT / "benchmarks" / "study" / "plan.yaml").read_text())
+    assert "1. Conv-LoRA beats LoRA: **not decidable here**. nuclei" in "\n".join(
+        study_report.page(verdicts.load(tmp_path), plan)
+    )
+
+
 def test_the_plan_is_one_that_compare_takes():
     plan = yaml.safe_load((ROOT / "benchmarks" / "study" / "plan.yaml").read_text())
     for part in plan["parts"].values():

@@ -116,9 +116,11 @@ def revived(file: Path = HERE / "results" / "semantics" / "camvid.json") -> str:
 
 
 def differences(found: Found, part: str, method: str, reference: str) -> dict[str, Difference | None]:
-    """Of two methods of a part, on each set that has been run."""
-    sets = [name for name in SETS if (part, name) in found]
-    return {name: found[part, name].difference(method, reference, METRIC) for name in sets}
+    """Of two methods of a part, on each set; None where it has not been run."""
+    return {
+        name: found[part, name].difference(method, reference, METRIC) if (part, name) in found else None
+        for name in SETS
+    }
 
 
 def over_others(found: Found) -> dict[str, Difference | None]:
@@ -177,7 +179,7 @@ def end_to_end(found: Found) -> str:
 
 def sentence(claim: str, found: dict[str, Difference | None], more: str = "") -> str:
     """A claim, its verdict and the numbers."""
-    numbers = "; ".join(f"{name} {shown(d)}" for name, d in found.items())
+    numbers = "; ".join(f"{name} {shown(d)}" for name, d in found.items() if d)
     return f"{claim}: **{verdict(list(found.values()))}**. {numbers}. {more}".replace(". .", ".").strip()
 
 

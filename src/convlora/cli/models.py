@@ -129,6 +129,7 @@ def pretrain(
     from convlora.pretraining.loop import PretrainConfig
     from convlora.pretraining.loop import pretrain as run
     from convlora.pretraining.shards import write_shards
+    from convlora.pretraining.teacher import check_teacher
     from convlora.pretraining.textures import TextureBank
 
     if not 0 < minutes < math.inf:
@@ -136,9 +137,16 @@ def pretrain(
     if not 0 < lr < 1:
         raise ConfigError(f"--lr is {lr:g}; it must be above 0 and below 1.")
     check_folder(out, "--out")
-    write_shards(out / "scenes", scenes, shard_size=1000, seed=seed, workers=workers)
-    config = PretrainConfig(minutes=minutes, seed=seed, teacher=teacher, lr=lr, full_from=full_from)
     start = None if init is None else load_sam(init).sam
     spec = SAM_TINY if start is None else start.spec
+    if spec.encoder.image_size > SAM_TINY.encoder.image_size:
+        raise ConfigError(
+            f"--init {init} works on images of {spec.encoder.image_size} px; the scenes have "
+            f"{SAM_TINY.encoder.image_size} px. Give sam-tiny, or a backbone of that size or smaller."
+        )
+    if teacher:
+        check_teacher()
+    write_shards(out / "scenes", scenes, shard_size=1000, seed=seed, workers=workers)
+    config = PretrainConfig(minutes=minutes, seed=seed, teacher=teacher, lr=lr, full_from=full_from)
     folder = run(out / "scenes", out, config, spec, TextureBank(photos=True), start)
     print(f"Wrote {folder}. Next: convlora train DATA --out RUN --backbone {folder}")

