@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 
@@ -294,3 +295,25 @@ def test_nothing_is_reported_to_its_makers():
     """OpenVINO's Python package would send usage data when it is imported."""
     runtime.openvino()
     assert sys.modules.get("openvino_telemetry") is None
+
+
+_DROPPED = """
+import faulthandler, signal, sys, threading
+import numpy, convlora
+faulthandler.enable()  # gives the main thread a signal stack, that OpenVINO replaces
+models = [convlora.load(sys.argv[1], engine="openvino")]
+models[0].predict(numpy.zeros((40, 64, 3), numpy.uint8))
+thread = threading.Thread(target=models.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGINT, lambda *_: print("interrupted"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_a_model_dropped_in_another_thread_leaves_signals_working(adapter):
+    """OpenVINO would take the main thread's signal stack with it."""
+    done = subprocess.run(
+        [sys.executable, "-c", _DROPPED, adapter], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

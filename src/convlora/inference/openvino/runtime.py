@@ -1,5 +1,6 @@
 """OpenVINO itself: imported without its usage reports, and what this processor computes in."""
 
+import functools
 import sys
 from types import ModuleType
 from typing import Any
@@ -68,5 +69,12 @@ def _capabilities() -> list[str]:
     return list(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
+@functools.cache
 def _core() -> Any:  # noqa: ANN401  # openvino.Core
+    """One for the life of the process.
+
+    OpenVINO puts the signal stack of the thread that first compiles into memory of its own. Where the last
+    object of it is dropped in another thread, that memory goes and the stack stays: the next signal, Ctrl-C
+    or the end of a child process, would end the process without a word.
+    """
     return openvino().Core()
