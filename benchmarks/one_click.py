@@ -6,8 +6,7 @@ DATA is a binary data set (split/images, split/masks). An object is a connected 
 neighbours) of at least 20 px; the click is its deepest point, the box its exact bounds. Two views of it:
 `image`, the whole image with its longer side scaled to the backbone's native size, and `window`, the native
 size of pixels around the click. IoU is measured in the pixels of the view; the mean is over objects. What it
-must beat: a disc at the click, of 7 px and of the radius that is best on the train split (same view). Where
-`--objects` leaves an image one object, it is the topmost.
+must beat: a disc at the click, of 7 px and of the radius that is best on the train split (same view).
 """
 
 import argparse
@@ -41,8 +40,8 @@ def views(image: np.ndarray, mask: np.ndarray, size: int, kind: str, most: int) 
     labels, count = ndimage.label(mask == 1, np.ones((3, 3)))
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     numbers = [n for n in range(1, count + 1) if areas[n] >= _LEAST_AREA]
-    drawn = np.unique(np.linspace(0, len(numbers) - 1, most).round().astype(int)) if numbers else []
-    numbers = [numbers[i] for i in drawn]
+    share = min(1.0, most / max(1, len(numbers)))  # from the middle of each part, topmost part first
+    numbers = [numbers[int((i + 0.5) / share)] for i in range(min(most, len(numbers)))]
     if kind == "window":
         return [_window(image, labels == n, size) for n in numbers]
     scale = size / max(mask.shape)

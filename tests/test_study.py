@@ -54,7 +54,8 @@ def keep_runs(folder, gain):
                 dice = 0.7 + 0.03 * seed + (gain + 0.001 * seed if label == "conv-lora" else 0)
                 scores = {"mean_dice_foreground": dice, "mean_iou": dice - 0.1}
                 costs = {"trained_parameters": 1000, "step_seconds": 0.5, "peak_memory_mib": 600}
-                kept.add(Cell(parse_methods(label)[0], seed), {"digest": "d", "scores": scores, **costs})
+                result = {"digest": f"{label}-{seed}", "scores": scores, **costs}
+                kept.add(Cell(parse_methods(label)[0], seed), result)
         kept.add(Cell(parse_methods("lora")[0], 9, tuning=True, lr=1e-3), {"digest": "t", "validation": {}})
         kept.add(Cell(parse_methods("lora")[0], 4), {"digest": "e", "error": "out of memory"})
 
@@ -65,9 +66,23 @@ def test_kept_runs_are_restored_on_another_machine(tmp_path):
     kept.restore()
     results = sorted((tmp_path / "elsewhere" / "runs").glob("*/result.json"))
     assert len(results) == 7  # six runs and one that chose a learning rate; the failed one is not kept
-    assert json.loads(results[0].read_text())["digest"] == "d"
+    assert json.loads(results[0].read_text())["digest"] == "conv-lora-0"
     made = kept.content["runs"]["lora-seed0"]["made"]
     assert {"commit", "command", "machine", "versions"} <= made.keys()
+
+
+def test_a_run_of_another_part_is_taken_over(tmp_path):
+    keep_runs(tmp_path, 0.02)
+    other = study_kept.Kept(tmp_path / "mixture-nuclei.json", tmp_path / "elsewhere", "sam-tiny")
+    cell = Cell(parse_methods("lora")[0], 0)
+    assert other.adopt(cell, "another") is None
+    assert other.adopt(cell, "e") is None  # it failed
+    assert other.adopt(cell, "t") is None  # it only chose a learning rate
+    found = other.adopt(cell, "lora-0")
+    first = json.loads((tmp_path / "methods-nuclei.json").read_text())["runs"]["lora-seed0"]
+    assert (found, other.content["runs"]["lora-seed0"]) == (first["result"], first)
+    stranger = study_kept.Kept(tmp_path / "mixture-camvid.json", tmp_path / "elsewhere", "sam-tiny")
+    assert stranger.adopt(cell, "lora-0") is None
 
 
 def test_runs_from_another_backbone_are_dropped(tmp_path):

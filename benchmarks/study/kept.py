@@ -47,17 +47,29 @@ class Kept:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(json.dumps(run["result"], indent=2) + "\n")
 
-    def add(self, cell: Cell, result: dict[str, Any]) -> None:
+    def add(self, cell: Cell, result: dict[str, Any], made: dict[str, Any] | None = None) -> None:
         """Keep a run that has just ended, and where it was made; one that failed is not kept."""
         if "error" in result:
             return
+        made = made or {"commit": commit(), "command": shlex.join(sys.argv), **environment()}
         self.content["runs"][cell.name] = {
             **identity(cell),
             "tuning": cell.tuning,
             "result": result,
-            "made": {"commit": commit(), "command": shlex.join(sys.argv), **environment()},
+            "made": made,
         }
         self.write()
+
+    def adopt(self, cell: Cell, digest: str) -> dict[str, Any] | None:
+        """Result of a run of another part on this set, of the same configuration and backbone."""
+        name = self.file.stem.rpartition("-")[2]
+        for file in sorted(self.file.parent.glob(f"*-{name}.json")):
+            other = json.loads(file.read_text())
+            for run in other["runs"].values() if other["backbone"] == self.fingerprint else ():
+                if run["result"]["digest"] == digest and run["tuning"] == cell.tuning:
+                    self.add(cell, run["result"], run["made"])
+                    return dict(run["result"])
+        return None
 
     def finish(self, outcome: dict[str, Any]) -> None:
         """Keep the tables of a whole comparison; the single runs are there already."""

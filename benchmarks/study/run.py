@@ -5,8 +5,8 @@
 DATA holds the sets (nuclei, cracks, camvid), each in convlora's layout. Every part of plan.yaml on every set
 is one comparison. What has been measured is kept in benchmarks/study/results/PART-SET.json, run by run, with
 the commit, the machine and the backbone's fingerprint; runs that are there, of the same configuration and
-backbone, are not run again, on any machine. `--jobs` runs go on at once, each with its share of the cores.
-Then: python benchmarks/study/report.py
+backbone, are not run again, on any machine and in any part. `--jobs` runs go on at once, each with its share
+of the cores. Then: python benchmarks/study/report.py
 """
 
 import argparse
@@ -46,7 +46,13 @@ class Jobs:
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
         """See `convlora.comparison.launch.Engine`."""
-        waiting = list(tasks)
+        waiting = []
+        for task in tasks:
+            known = self.kept.adopt(task.cell, task.digest)
+            if known is None:
+                waiting.append(task)
+            else:
+                yield task, known
         running: dict[Future[dict[str, Any]], Task] = {}
         with ThreadPoolExecutor(self.jobs) as pool:
             while waiting or running:
