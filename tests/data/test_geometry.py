@@ -129,6 +129,20 @@ def test_colour_changes_the_image_only():
     assert moved.max() <= 1
 
 
+def test_what_is_dark_can_still_be_seen():
+    """Microscopy uses the lowest tenth of the range: a shift of brightness would make it black."""
+    augment = Augmenter(AugmentConfig(horizontal_flip=0, scale=0, shift=0))
+    image, mask = example()
+    dark = 0.02 + 0.08 * image
+    contrast = [
+        (moved[:, mask == 2].mean() - moved[:, mask == 0].mean()).item()
+        for moved in (augment(dark, mask, seed)[0] for seed in range(20))
+    ]
+    before = (dark[:, mask == 2].mean() - dark[:, mask == 0].mean()).item()
+    assert min(contrast) > 0.6 * before  # brightness and contrast take at most a fifth each
+    assert max(contrast) > 1.05 * before
+
+
 def test_seed_decides_and_leaves_the_random_state():
     augment = Augmenter(AugmentConfig.preset("default"))
     image, mask = example()

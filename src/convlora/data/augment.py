@@ -60,7 +60,8 @@ class Augmenter:
             geometry.append(K.RandomAffine(0.0, translate=shift, scale=scale, p=0.9))
         self.geometry = K.AugmentationSequential(*geometry, data_keys=["input", "mask"]) if geometry else None
         c = config.colour
-        self.colour = K.ColorJiggle(c, c, c, c / 10, p=0.8) if c else None
+        # factors on the colours: kornia's ColorJiggle adds to them, and what is dark is black then
+        self.colour = K.ColorJitter(c, c, c, c / 10, p=0.8) if c else None
 
     def is_flipped(self, seed: int) -> bool:
         """Whether `__call__` flips horizontally with this seed, as all that it does.
