@@ -21,7 +21,7 @@ def test_paper_preset_and_what_is_given_wins():
     paper = make_config({**BASE, "preset": "paper"})
     for key, value in PAPER.items():
         assert getattr(paper, key) == value
-        assert getattr(make_config(BASE), key) != value or key in {"epochs"}
+        assert getattr(make_config(BASE), key) != value or key in {"epochs", "augment"}
     assert make_config({**BASE, "preset": "paper", "epochs": 3}).epochs == 3
 
 
@@ -77,32 +77,28 @@ def test_missing_yaml(tmp_path):
         read_yaml(tmp_path / "no.yaml")
 
 
-def test_an_untouched_encoder_is_given_flips_alone_so_that_embeddings_can_be_kept():
-    assert make_config(BASE).augment == "default"
+def test_embeddings_of_an_untouched_encoder_are_kept_where_inputs_are_few():
     frozen = make_config({**BASE, "method": "decoder-only"})
     assert (frozen.augment, frozen.keep_embeddings, frozen.keeps_embeddings) == ("flip", None, True)
-    assert make_config({**BASE, "method": "decoder-only", "preset": "paper"}).augment == "flip"
-    assert make_config({**BASE, "method": "decoder-only", "keep_embeddings": False}).augment == "default"
-    for augment in ("none", "flip", "default"):  # what is given wins
+    for augment in ("none", "flip", "strong"):
         asked = make_config({**BASE, "method": "decoder-only", "augment": augment})
-        assert asked.augment == augment
-        assert asked.keeps_embeddings == (augment != "default")
+        assert asked.keeps_embeddings == (augment != "strong")
         assert not make_config({**BASE, "augment": augment}).keeps_embeddings
         switched_off = {"method": "decoder-only", "augment": augment, "keep_embeddings": False}
         assert not make_config({**BASE, **switched_off}).keeps_embeddings
 
 
 def test_a_recorded_run_keeps_its_augmentation(tmp_path):
-    """Also one of a version without `keep_embeddings`, which augmented by default."""
+    """Also one of a version without `keep_embeddings`."""
     frozen = make_config({**BASE, "method": "decoder-only"})
     (tmp_path / "config.yaml").write_text(frozen.to_yaml())
     assert load_config(tmp_path / "config.yaml") == frozen
     before = (
-        frozen.to_yaml().replace("augment: flip", "augment: default").replace("keep_embeddings: null\n", "")
+        frozen.to_yaml().replace("augment: flip", "augment: strong").replace("keep_embeddings: null\n", "")
     )
     (tmp_path / "config.yaml").write_text(before)
     loaded = load_config(tmp_path / "config.yaml")
-    assert (loaded.augment, loaded.keeps_embeddings) == ("default", False)
+    assert (loaded.augment, loaded.keeps_embeddings) == ("strong", False)
 
 
 @pytest.mark.parametrize(
@@ -114,8 +110,8 @@ def test_a_recorded_run_keeps_its_augmentation(tmp_path):
         ),
         ({"method": "lst"}, "method 'lst' trains the encoder"),
         (
-            {"method": "decoder-only", "augment": "default"},
-            "augment 'default' gives every image new pixels .* Set augment=flip or augment=none, or leave",
+            {"method": "decoder-only", "augment": "strong"},
+            "augment 'strong' gives every image new pixels .* Set augment=flip or augment=none, or leave",
         ),
         ({"keep_embeddings": "perhaps"}, "keep_embeddings: got 'perhaps'; it must be true or false"),
     ],

@@ -97,6 +97,11 @@ def claims(found: Found) -> Iterator[str]:
         "Router. A soft mixture beats the balanced choice of one expert, on validation",
         against("routing", "conv-lora:routing=soft", "conv-lora"),
     )
+    for other in ("structure", "structure-official", "focal-dice"):
+        yield sentence(
+            f"Loss. Cross entropy + Dice beats {other}, decoder alone, on validation",
+            between(found, "loss-bce-dice", f"loss-{other}", "decoder-only"),
+        )
 
 
 def revived(file: Path = HERE / "results" / "semantics" / "camvid.json") -> str:
@@ -158,12 +163,22 @@ def times(found: Found, part: str, method: str, reference: str) -> str:
     return f"Time of a step, {method} over {reference}: {', '.join(texts)}." if texts else ""
 
 
+def between(found: Found, part: str, other: str, method: str) -> dict[str, Difference | None]:
+    """A method in one part less itself in another, on each set that both have; the same seeds."""
+    pairs = {name: (found.get((part, name)), found.get((other, name))) for name in SETS}
+    return {
+        name: paired_difference(first.scores(method, METRIC), second.scores(method, METRIC))
+        for name, (first, second) in pairs.items()
+        if first and second
+    }
+
+
 def heads(found: Found) -> dict[str, Difference | None]:
-    """Mask classification less per-class, the same seeds."""
-    pair = [found.get((part, "camvid")) for part in ("mask-classification", "per-class")]
-    if None in pair:
-        return {}
-    return {m: paired_difference(*(c.scores(m, METRIC) for c in pair if c)) for m in ("lora", "conv-lora")}
+    """Mask classification less per-class."""
+    return {
+        method: between(found, "mask-classification", "per-class", method).get("camvid")
+        for method in ("lora", "conv-lora")
+    }
 
 
 def end_to_end(found: Found) -> str:

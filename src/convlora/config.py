@@ -63,7 +63,9 @@ class RunConfig(BaseModel):
     num_masks: int | None = Field(None, ge=2, description="Mask tokens of mask classification.")
     image_size: int | None = Field(None, ge=32, le=4096, description="Side of the input in pixels.")
     resize: Literal["pad", "stretch"] = Field("pad", description="Keep the aspect and pad, or stretch.")
-    augment: Literal["none", "flip", "default"] = Field("default", description="Augmentation.")
+    augment: Literal["none", "flip", "strong"] = Field(
+        "flip", description="Augmentation; strong also changes colours, scale and place."
+    )
     keep_embeddings: bool | None = Field(
         None, description="Compute an untouched encoder's embeddings once; by default where that is possible."
     )
@@ -179,23 +181,13 @@ def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = N
     preset = given.get("preset", "default")
     chosen = PRESETS.get(str(preset), {}) | known
     try:
-        config = RunConfig(**({"augment": _default_augment(chosen)} | chosen))
+        config = RunConfig(**chosen)
     except ValidationError as error:
         first = dict(map(_explain, reversed(error.errors())))  # one for each key
         problems += [_line(key, text, origins) for key, text in reversed(first.items())]
     if problems:
         raise ConfigError("The configuration is not valid:\n" + "\n".join(problems))
     return config
-
-
-def _default_augment(values: Mapping[str, Any]) -> str:
-    """Augmentation that nobody chose: flips alone where they let embeddings of the encoder be kept."""
-    default = str(RunConfig.model_fields["augment"].default)
-    try:
-        config = RunConfig(**{**values, "augment": "flip"})
-    except ValidationError:
-        return default  # the message comes with the configuration itself
-    return "flip" if config.keeps_embeddings else default
 
 
 def load_config(file: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:

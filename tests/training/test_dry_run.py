@@ -204,13 +204,11 @@ def test_embeddings_that_will_be_kept_are_told(binary_data, small_backbone, tmp_
     assert frozen.embeddings_mb == -(-4 * images * 64 * 64 * 32 // 10**6) == 11
     said = "\n".join(frozen.lines())
     assert f"embeddings: at most 11 MB in {cache_folder()}, which may take 20 GB" in said
-    assert (
-        "note: the encoder stays as it is: its embeddings are computed once and kept; so augment is" in said
-    )
+    assert "note: the encoder stays as it is: its embeddings are computed once and kept; keep_emb" in said
     assert not cache_folder().exists()
     plain = dry_run(make_config({**known, "method": "decoder-only", "augment": "none"}))
     assert plain.embeddings_mb < 0.7 * frozen.embeddings_mb
-    moving = dry_run(make_config({**known, "method": "decoder-only", "augment": "default"}))
+    moving = dry_run(make_config({**known, "method": "decoder-only", "augment": "strong"}))
     assert moving.embeddings_mb == 0
     assert "With augment=flip or augment=none its embeddings would be computed once" in moving.remarks[0]
     other = dry_run(make_config(known))

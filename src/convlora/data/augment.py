@@ -17,21 +17,21 @@ class AugmentConfig:
 
     horizontal_flip: float = 0.5  # probability
     vertical_flip: float = 0.0
-    colour: float = 0.2  # brightness, contrast, saturation; hue is a tenth of it
-    scale: float = 0.25  # scale from 1 / (1 + s) to 1 + s
-    shift: float = 0.1  # of the side
+    colour: float = 0.0  # brightness, contrast, saturation; hue is a tenth of it
+    scale: float = 0.0  # scale from 1 / (1 + s) to 1 + s
+    shift: float = 0.0  # of the side
 
     @classmethod
     def preset(cls, name: str) -> "AugmentConfig":
-        """`none`; `flip`, what the official Conv-LoRA code does; or `default`.
+        """`none`; `flip`, what the official Conv-LoRA code does; or `strong`, with colours, scale and shift.
 
         Raises:
             ConfigError: the name is none of them.
         """
         presets = {
-            "none": cls(horizontal_flip=0, colour=0, scale=0, shift=0),
-            "flip": cls(colour=0, scale=0, shift=0),
-            "default": cls(),
+            "none": cls(horizontal_flip=0),
+            "flip": cls(),
+            "strong": cls(colour=0.2, scale=0.25, shift=0.1),
         }
         if name not in presets:
             raise ConfigError(f"augment is '{name}'; it must be one of {', '.join(presets)}.")

@@ -11,13 +11,10 @@ def remarks(config: RunConfig) -> list[str]:
     if config.trains_encoder:
         return []
     if config.keeps_embeddings:
-        kept = "the encoder stays as it is: its embeddings are computed once and kept"
-        if config.augment == "flip":
-            kept += (
-                "; so augment is flip (augment=default, more variety, would run the encoder for every image "
-                "of every epoch)"
-            )
-        return [f"{kept}; keep_embeddings=false computes them anew at every step"]
+        return [
+            "the encoder stays as it is: its embeddings are computed once and kept; keep_embeddings=false "
+            "computes them anew at every step"
+        ]
     if config.keep_embeddings is False:
         return []
     return [

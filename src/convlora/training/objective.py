@@ -12,7 +12,7 @@ from convlora.model import SegmentationModel
 
 #: What 'default' and 'official' (the paper's code) mean for each head.
 _NAMED: dict[str, dict[HeadKind, str]] = {
-    "default": {"binary": "structure", "per-class": "ce-dice", "mask-classification": "mask-classification"},
+    "default": {"binary": "bce-dice", "per-class": "ce-dice", "mask-classification": "mask-classification"},
     "official": {
         "binary": "structure-official",
         "per-class": "ce-dice",
