@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Kept:
         """Keep a run that has just ended, and where it was made; one that failed is not kept."""
         if "error" in result:
             return
-        made = made or {"commit": commit(), "command": shlex.join(sys.argv), **environment()}
+        made = made or {"commit": commit(), "command": command(sys.argv), **environment()}
         self.content["runs"][cell.name] = {
             **identity(cell),
             "tuning": cell.tuning,
@@ -73,8 +74,9 @@ class Kept:
 
     def finish(self, outcome: dict[str, Any]) -> None:
         """Keep the tables of a whole comparison; the single runs are there already."""
-        outcome.pop("runs")
-        self.content["outcome"] = outcome
+        configuration = {k: v for k, v in outcome["configuration"].items() if k not in ("data", "out")}
+        self.content["outcome"] = {"rows": outcome["rows"], "configuration": configuration}
+        self.content["outcome"] |= {key: outcome[key] for key in ("data", "settings")}
 
     def write(self) -> None:
         """Write the file whole."""
@@ -85,6 +87,16 @@ class Kept:
         part = self.file.with_suffix(".part")
         part.write_text(json.dumps(self.content, indent=1, sort_keys=True, default=str) + "\n")
         part.replace(self.file)
+
+
+def command(words: Sequence[str]) -> str:
+    """How a script was called, for anyone: folders of this machine are left out."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and word != "--work":
+            kept.append("DATA" if Path(word).is_dir() else word)
+        skip = word == "--work"
+    return shlex.join(kept)
 
 
 def commit() -> str:

@@ -17,7 +17,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # what the benchmarks share
 
-from kept import commit
+from kept import command, commit
 
 import convlora
 from common import environment
@@ -81,7 +81,7 @@ def main() -> None:
                 "method": method,
                 "seed": seed,
                 **summary(found),
-                "made": {"commit": commit(), "command": " ".join(sys.argv), **environment()},
+                "made": {"commit": commit(), "command": command(sys.argv), **environment()},
             }
             FILE.parent.mkdir(parents=True, exist_ok=True)
             FILE.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
