@@ -85,6 +85,17 @@ def test_a_run_of_another_part_is_taken_over(tmp_path):
     assert stranger.adopt(cell, "lora-0") is None
 
 
+def test_folders_of_this_machine_are_not_kept(tmp_path):
+    (tmp_path / "data").mkdir()
+    words = ["run.py", str(tmp_path / "data"), "--part", "default", "--work", str(tmp_path), "--jobs", "2"]
+    assert study_kept.command(words) == "run.py DATA --part default --jobs 2"
+    kept = study_kept.Kept(tmp_path / "methods-nuclei.json", tmp_path / "out", "sam-tiny")
+    places = {"data": str(tmp_path), "out": str(tmp_path)}
+    outcome = {"rows": [], "data": {}, "settings": {}, "configuration": {**places, "lr": 0.1}}
+    kept.finish({**outcome, "runs": [1]})
+    assert kept.content["outcome"] == {**outcome, "configuration": {"lr": 0.1}}
+
+
 def test_runs_from_another_backbone_are_dropped(tmp_path):
     keep_runs(tmp_path, 0.02)
     other = study_kept.Kept(tmp_path / "methods-nuclei.json", tmp_path / "elsewhere", "random:sam-tiny")
