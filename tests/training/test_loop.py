@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from convlora.errors import ConfigError
 from convlora.head import HeadOutput
-from convlora.losses import structure_loss
+from convlora.losses import bce_dice_loss
 from convlora.model import Segmenter
 from convlora.training.loop import Loop
 from convlora.training.objective import make_objective, resolve_loss
@@ -121,19 +121,24 @@ def segmenter(backbone, classes=("background", "a"), **options):
     return Segmenter.from_backbone(str(backbone), classes, **options)
 
 
-def test_binary_objective_is_structure_loss_on_upsampled_logits_plus_balance(small_backbone):
+def by_image(logits, target):
+    up = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False)
+    losses = [bce_dice_loss(one[None], truth[None]) for one, truth in zip(up, target, strict=True)]
+    return torch.stack(losses).mean()
+
+
+def test_binary_objective_is_cross_entropy_and_dice_of_upsampled_logits_plus_balance(small_backbone):
     model = segmenter(small_backbone).train()
     objective = make_objective(model, "default")
     output = model(torch.randn(2, 3, 64, 64))
     target = torch.randint(0, 2, (2, 64, 64))
-    up = F.interpolate(output.mask_logits, (64, 64), mode="bilinear", align_corners=False)
     balance = sum(block.attn.qkv.aux_loss for block in model.encoder.blocks)
     assert balance > 0
-    torch.testing.assert_close(objective(output, target, [1, 2]), structure_loss(up, target) + balance)
+    expected = by_image(output.mask_logits, target)
+    torch.testing.assert_close(objective(output, target, [1, 2]), expected + balance)
     model.eval()
     plain = model(torch.randn(2, 3, 64, 64))
-    up = F.interpolate(plain.mask_logits, (64, 64), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(objective(plain, target, [1, 2]), structure_loss(up, target))
+    torch.testing.assert_close(objective(plain, target, [1, 2]), by_image(plain.mask_logits, target))
 
 
 def test_mask_classification_objective_takes_the_raw_output(small_backbone):
