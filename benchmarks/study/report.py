@@ -97,6 +97,11 @@ def claims(found: Found) -> Iterator[str]:
         "Router. A soft mixture beats the balanced choice of one expert, on validation",
         against("routing", "conv-lora:routing=soft", "conv-lora"),
     )
+    for method, other in (("lora", "decoder-only"), ("conv-lora", "decoder-only"), ("conv-lora", "lora")):
+        yield sentence(
+            f"Default preset, learning rate not tuned. {method} beats {other}",
+            against("default", method, other),
+        )
     for other in ("structure", "structure-official", "focal-dice"):
         yield sentence(
             f"Loss. Cross entropy + Dice beats {other}, decoder alone, on validation",

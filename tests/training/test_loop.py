@@ -187,9 +187,9 @@ def test_a_batch_weighs_its_images_the_same_however_it_is_cut(small_backbone, cl
 
 
 def test_names_of_losses():
-    assert resolve_loss("default", "binary") == "structure"
+    assert resolve_loss("default", "binary") == "bce-dice"
     assert resolve_loss("official", "binary") == "structure-official"
     assert resolve_loss("official", "mask-classification") == "mask-classification-official"
-    assert resolve_loss("bce-dice", "binary") == "bce-dice"
+    assert resolve_loss("structure", "binary") == "structure"
     with pytest.raises(ConfigError, match="is for head 'per-class'"):
         resolve_loss("ce-dice", "binary")
