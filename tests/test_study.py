@@ -135,3 +135,9 @@ def test_the_page_in_the_docs_is_the_one_of_the_results():
     page = study_report.PAGE
     plan = yaml.safe_load((ROOT / "benchmarks" / "study" / "plan.yaml").read_text())
     assert page.read_text() == "\n".join(study_report.page(verdicts.load(), plan)).rstrip() + "\n"
+
+
+def test_the_table_of_the_readme_is_the_one_of_the_results(tmp_path):
+    text = study_report.README.read_text()
+    assert text == study_report.with_summary(text, verdicts.load())
+    assert study_report.with_summary(text, {}) != text

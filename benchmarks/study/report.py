@@ -1,4 +1,4 @@
-"""Write docs/results.md from the results that are kept.
+"""Write docs/results.md, and the table of README.md, from the results that are kept.
 
     python benchmarks/study/report.py [--check]
 
@@ -16,11 +16,13 @@ import yaml
 from verdicts import RULE, Comparison, load, shown, verdict
 
 from convlora.comparison.entries import parse_methods
-from convlora.comparison.statistics import Difference, paired_difference
+from convlora.comparison.statistics import Difference, Spread, paired_difference
 from convlora.model import count_on_preset
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent.parent / "docs" / "results.md"
+README = HERE.parent.parent / "README.md"
+START, END = "<!-- made by benchmarks/study/report.py -->\n", "<!-- end -->\n"
 SETS = ("nuclei", "cracks", "camvid")
 METRIC = "mean_dice_foreground"
 Found = dict[tuple[str, str], Comparison]
@@ -242,24 +244,40 @@ def table(comparison: Comparison, part: str, name: str, plan: dict) -> Iterator[
 
 
 def line(comparison: Comparison, method: str, reference: str, size: int | None) -> list[str]:
-    dice, iou = (comparison.spread(method, metric, size) for metric in (METRIC, "mean_iou"))
+    scores = (comparison.spread(method, metric, size) for metric in (METRIC, "mean_iou"))
     parameters, seconds, memory = (
         comparison.cost(method, key) for key in ("trained_parameters", "step_seconds", "peak_memory_mib")
     )
     return [
         method,
         "all" if size is None else str(size),
-        *(
-            f"{100 * s.mean:.1f}" + ("" if s.sd is None else f" ± {100 * s.sd:.1f}") + f" ({s.n})"
-            if s
-            else "-"
-            for s in (dice, iou)
-        ),
+        *map(dice, scores),
         "-" if method == reference else shown(comparison.difference(method, reference, METRIC, size)),
         f"{parameters:,.0f}",
         f"{seconds:.2f}",
         f"{memory:,.0f}",
     ]
+
+
+def with_summary(readme: str, found: Found) -> str:
+    """The README with its table of the default preset, between the two marks."""
+    before, _, rest = readme.partition(START)
+    _, _, after = rest.partition(END)
+    sets = [name for name in SETS if ("default", name) in found]
+    methods = found["default", sets[0]].methods if sets else []
+    body = [
+        [f"`{method}`", *(dice(found["default", name].spread(method, METRIC)) for name in sets)]
+        for method in sorted(methods, key=("decoder-only", "lora", "conv-lora").index)
+    ]
+    return "".join([before, START, *(f"{row}\n" for row in rows(["Dice, test", *sets], body)), END, after])
+
+
+def dice(score: Spread | None) -> str:
+    """Points of a hundred: mean, deviation and number of seeds."""
+    if score is None:
+        return "-"
+    deviation = "" if score.sd is None else f" ± {100 * score.sd:.1f}"
+    return f"{100 * score.mean:.1f}{deviation} ({score.n})"
 
 
 def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -271,11 +289,14 @@ def main() -> None:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--check", action="store_true")
     check = made.parse_args().check
-    text = "\n".join(page(load(), yaml.safe_load((HERE / "plan.yaml").read_text()))).rstrip() + "\n"
-    if check:
-        sys.exit(0 if PAGE.exists() and PAGE.read_text() == text else f"{PAGE} is not what the results give")
-    PAGE.write_text(text)
-    print(f"Wrote {PAGE}")
+    found, plan = load(), yaml.safe_load((HERE / "plan.yaml").read_text())
+    text = "\n".join(page(found, plan)).rstrip() + "\n"
+    for file, content in ((PAGE, text), (README, with_summary(README.read_text(), found))):
+        if not check:
+            file.write_text(content)
+            print(f"Wrote {file}")
+        elif not file.exists() or file.read_text() != content:
+            sys.exit(f"{file} is not what the results give")
 
 
 if __name__ == "__main__":
