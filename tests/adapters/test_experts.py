@@ -190,7 +190,9 @@ def test_compiles_without_a_graph_break():
     compiled = torch.compile(experts, backend="eager", fullgraph=True)
     for size in ((4, 5), (6, 3)):  # the second size makes the compiler try dynamic shapes
         z, indices = torch.randn(2, *size, 3), torch.tensor([[0], [1]])
-        assert torch.equal(compiled(z, torch.ones(2, 1), indices), experts(z, torch.ones(2, 1), indices))
+        found, expected = (module(z, torch.ones(2, 1), indices) for module in (compiled, experts))
+        # traced, one convolution serves all samples; some processors round its sums in another order
+        torch.testing.assert_close(found, expected)
 
 
 def test_cubic_is_a_partition_of_one():

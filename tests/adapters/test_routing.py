@@ -243,7 +243,8 @@ def test_on_sams_encoder(scope):
             encoder(large)  # the copy's windows are joined by the copy's blocks
             assert torch.equal(other(small), first)
     program = torch.export.export(encoder, (small,), strict=False)
-    torch.testing.assert_close(program.module()(small), first)
+    # either is up to 7e-5 from double precision: adapters as large as these amplify rounding; values reach 3
+    torch.testing.assert_close(program.module()(small), first, rtol=1e-4, atol=2e-4)
     with FakeTensorMode():
         fake = ImageEncoder(SPEC).train()
         install(fake, ConvLora(scales=SCALES, scope=scope, routing="switch"))

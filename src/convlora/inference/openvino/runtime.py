@@ -69,12 +69,16 @@ def _capabilities() -> list[str]:
     return list(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
-@functools.cache
 def _core() -> Any:  # noqa: ANN401  # openvino.Core
+    return _only_core(openvino())
+
+
+@functools.cache
+def _only_core(package: ModuleType) -> Any:  # noqa: ANN401  # openvino.Core
     """One for the life of the process.
 
     OpenVINO puts the signal stack of the thread that first compiles into memory of its own. Where the last
     object of it is dropped in another thread, that memory goes and the stack stays: the next signal, Ctrl-C
     or the end of a child process, would end the process without a word.
     """
-    return openvino().Core()
+    return package.Core()
