@@ -89,6 +89,9 @@ def test_a_whole_comparison(call, in_process, tmp_path, binary_data):
     assert [r["train_images"] for r in rows] == ["3"] * 6 + ["all"] * 6
     first = content["runs"][0]
     assert float(rows[0]["mean_iou"]) == first["scores"]["mean_iou"]
+    # and sees them changed in the same way
+    for name in ("lora-n3-seed1", "decoder-only-n3-seed1"):
+        assert "augment: flip" in (out / "runs" / name / "run" / "config.yaml").read_text()
     markdown = (out / "results.md").read_text()
     assert markdown.count("| lora:rank=2 |") == 2
     assert "seeds: 2" in markdown

@@ -62,9 +62,9 @@ def _run(
             del reading  # it holds what was read
             results = [compute(item, data)]
             del data
-        except Exception:
+        except Exception:  # whatever it is: it goes on, after the error of what came before it
             if before is not None:
-                before.result()  # its error comes first
+                before.result()
             raise
         if before is None:
             before = submit(item, results)
