@@ -5,12 +5,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common import environment
 from convlora.backbone.weights import load_sam
 from convlora.comparison.entries import Cell
+from convlora.comparison.launch import Task
 from convlora.comparison.outcome import identity
 from convlora.comparison.settings import FILE
 
@@ -61,15 +63,23 @@ class Kept:
         }
         self.write()
 
-    def adopt(self, cell: Cell, digest: str) -> dict[str, Any] | None:
-        """Result of a run of another part on this set, of the same configuration and backbone."""
+    def adopt(self, task: Task) -> dict[str, Any] | None:
+        """Result of a run of another part on this set, of the same configuration and backbone.
+
+        A run whose test images were scored serves a part on validation too: its model was scored there, all
+        the same, when it was chosen.
+        """
         name = self.file.stem.rpartition("-")[2]
+        on_test = replace(task, split="test").digest if task.split == "val" else None
         for file in sorted(self.file.parent.glob(f"*-{name}.json")):
             other = json.loads(file.read_text())
             for run in other["runs"].values() if other["backbone"] == self.fingerprint else ():
-                if run["result"]["digest"] == digest and run["tuning"] == cell.tuning:
-                    self.add(cell, run["result"], run["made"])
-                    return dict(run["result"])
+                result, tuning = run["result"], run["tuning"]
+                if result["digest"] == on_test and not tuning:
+                    result = {**result, "digest": task.digest, "scores": result["validation"]}
+                if result["digest"] == task.digest and tuning == task.cell.tuning:
+                    self.add(task.cell, result, run["made"])
+                    return dict(result)
         return None
 
     def finish(self, outcome: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ class Jobs:
         """See `convlora.comparison.launch.Engine`."""
         waiting = []
         for task in tasks:
-            known = self.kept.adopt(task.cell, task.digest)
+            known = self.kept.adopt(task)
             if known is None:
                 waiting.append(task)
             else:
