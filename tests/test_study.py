@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from convlora.comparison.entries import Cell, parse_methods
+from convlora.comparison.launch import Task
 from convlora.comparison.statistics import Difference
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +46,14 @@ def test_numbers_are_shown_in_points_and_bold_where_clear():
     assert verdicts.shown(None) == "-"
 
 
+class Digested(Task):
+    """A task whose digest is told; on validation it is another."""
+
+    @property
+    def digest(self):
+        return self.config["digest"] + (" on val" if self.split == "val" else "")
+
+
 def keep_runs(folder, gain):
     """Three seeds of lora and conv-lora on two sets, conv-lora ahead by `gain` and a little noise."""
     for name in ("nuclei", "cracks"):
@@ -55,6 +64,7 @@ def keep_runs(folder, gain):
                 scores = {"mean_dice_foreground": dice, "mean_iou": dice - 0.1}
                 costs = {"trained_parameters": 1000, "step_seconds": 0.5, "peak_memory_mib": 600}
                 result = {"digest": f"{label}-{seed}", "scores": scores, **costs}
+                result["validation"] = {"mean_dice_foreground": 0.5}
                 kept.add(Cell(parse_methods(label)[0], seed), result)
         kept.add(Cell(parse_methods("lora")[0], 9, tuning=True, lr=1e-3), {"digest": "t", "validation": {}})
         kept.add(Cell(parse_methods("lora")[0], 4), {"digest": "e", "error": "out of memory"})
@@ -75,14 +85,22 @@ def test_a_run_of_another_part_is_taken_over(tmp_path):
     keep_runs(tmp_path, 0.02)
     other = study_kept.Kept(tmp_path / "mixture-nuclei.json", tmp_path / "elsewhere", "sam-tiny")
     cell = Cell(parse_methods("lora")[0], 0)
-    assert other.adopt(cell, "another") is None
-    assert other.adopt(cell, "e") is None  # it failed
-    assert other.adopt(cell, "t") is None  # it only chose a learning rate
-    found = other.adopt(cell, "lora-0")
+
+    def task(digest, split="test"):
+        return Digested(cell, tmp_path, {"digest": digest}, split)
+
+    assert other.adopt(task("another")) is None
+    assert other.adopt(task("e")) is None  # it failed
+    assert other.adopt(task("t")) is None  # it only chose a learning rate
+    found = other.adopt(task("lora-0"))
     first = json.loads((tmp_path / "methods-nuclei.json").read_text())["runs"]["lora-seed0"]
     assert (found, other.content["runs"]["lora-seed0"]) == (first["result"], first)
     stranger = study_kept.Kept(tmp_path / "mixture-camvid.json", tmp_path / "elsewhere", "sam-tiny")
-    assert stranger.adopt(cell, "lora-0") is None
+    assert stranger.adopt(task("lora-0")) is None
+    on_validation = other.adopt(task("lora-0", "val"))
+    assert on_validation["scores"] == {"mean_dice_foreground": 0.5} != found["scores"]
+    assert on_validation["digest"] == "lora-0 on val"
+    assert stranger.adopt(task("t", "val")) is None
 
 
 def test_folders_of_this_machine_are_not_kept(tmp_path):
