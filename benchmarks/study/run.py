@@ -84,6 +84,7 @@ def run_part(
         metrics=metrics,
         split=own.get("split", "test"),
         tune_lr=own.get("tune_lr", False),
+        first_seed=own.get("first_seed", 0),
     )
     kept = Kept(HERE / "results" / f"{part}-{name}.json", out, config.backbone)
     kept.restore()

@@ -48,6 +48,7 @@ def compare(
     reference: str | None = None,
     split: str = "test",
     tune_lr: bool = False,
+    first_seed: int = 0,
     ray: str | None = None,
     **options: Any,  # noqa: ANN401  # RunConfig's
 ) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def compare(
         reference: method that the others are compared with; lora if it is there.
         split: that is scored.
         tune_lr: whether to choose each method's learning rate on the validation split.
+        first_seed: seed of the first run; fresh seeds confirm what earlier ones have suggested.
         ray: address of a Ray cluster, or 'local'; by default the runs are made here, one by one.
         **options: keys of `convlora.config.RunConfig` that all runs share.
 
@@ -75,7 +77,14 @@ def compare(
     """
     config = make_config({"data": data, "out": out, **options})
     settings = make_settings(
-        methods, seeds, train_sizes, reference=reference, metrics=metrics, split=split, tune_lr=tune_lr
+        methods,
+        seeds,
+        train_sizes,
+        reference=reference,
+        metrics=metrics,
+        split=split,
+        tune_lr=tune_lr,
+        first_seed=first_seed,
     )
     return run_comparison(config, settings, choose_engine(ray)).to_dict()
 

@@ -94,7 +94,7 @@ def test_a_whole_comparison(call, in_process, tmp_path, binary_data):
         assert "augment: flip" in (out / "runs" / name / "run" / "config.yaml").read_text()
     markdown = (out / "results.md").read_text()
     assert markdown.count("| lora:rank=2 |") == 2
-    assert "seeds: 2" in markdown
+    assert "seeds: 0, 1. Scores" in markdown
     for name in ("parameters.png", "train_sizes.png", "predictions.png"):
         assert read_image(out / name).shape[1] > 500
     split = json.loads((out / "runs" / "lora-n3-seed1" / "run" / "split.json").read_text())

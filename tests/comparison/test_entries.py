@@ -48,7 +48,7 @@ def test_train_sizes():
 
 def test_cells_have_folders_of_their_own():
     entries = parse_methods("lora,lora:rank=2,lora:rank=3,conv-lora:scales=[1,2],conv-lora:scales=[1 ,2]")
-    cells = make_cells(entries, 2, [4, None], {"lora": 0.01})
+    cells = make_cells(entries, range(2), [4, None], {"lora": 0.01})
     assert len({cell.name for cell in cells}) == len(cells) == 20
     assert all(cell.name.isascii() and "/" not in cell.name for cell in cells)
     assert cells[0] == Cell(entries[0], 0, 4, 0.01)
@@ -65,11 +65,19 @@ def test_reference():
     assert make_settings("conv-lora,lora", reference="conv-lora").reference == "conv-lora"
 
 
+def test_fresh_seeds():
+    assert list(make_settings("lora", seeds=2).seed_range) == [0, 1]
+    assert list(make_settings("lora", seeds=2, first_seed=5).seed_range) == [5, 6]
+    assert make_settings("lora", seeds=1, first_seed=999_999).seed_range[-1] == 999_999
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"reference": "ssf"}, "--reference is ssf, which is not compared. Give one of conv-lora, lora"),
         ({"seeds": 0}, "--seeds is 0; give 1 or more"),
+        ({"first_seed": -1}, "The seeds are -1 to 1; --first-seed and --seeds must keep them from 0"),
+        ({"first_seed": 999_999, "seeds": 2}, "The seeds are 999999 to 1000000; --first-seed and --seeds"),
         ({"split": "tst"}, "split is 'tst'; it must be one of train, val, test. Did you mean 'test'"),
         ({"metrics": "a,a"}, "--metrics is 'a,a'; give different names"),
         ({"metrics": ""}, "--metrics is ''"),

@@ -34,6 +34,7 @@ def compare(
         str, typer.Option(help="all, or names with options: lora,conv-lora:rank=8,unet (not SAM).")
     ] = "all",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 3,
+    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first run; fresh ones confirm.")] = 0,
     train_sizes: Annotated[
         str, typer.Option(help="Numbers of training images, such as 8,16,32,all.")
     ] = "all",
@@ -83,7 +84,14 @@ def compare(
     }
     asked = combine(options, settings or [], config)
     wanted = make_settings(
-        methods, seeds, train_sizes, reference=reference, metrics=metrics, split=split, tune_lr=tune_lr
+        methods,
+        seeds,
+        train_sizes,
+        reference=reference,
+        metrics=metrics,
+        split=split,
+        tune_lr=tune_lr,
+        first_seed=first_seed,
     )
     try:
         outcome = run(asked.config(), wanted, choose_engine(ray))

@@ -56,7 +56,7 @@ def compare(
     record_settings(config.out, settings, base, dataset.fingerprint)
     runner = _Runner(config.out, settings, base, engine, say)
     rates = runner.tune(entries, default_lr) if settings.tune_lr else {}
-    cells = make_cells(entries, settings.seeds, settings.train_sizes, rates)
+    cells = make_cells(entries, settings.seed_range, settings.train_sizes, rates)
     results = runner.run(cells)
     outcome = Outcome(settings, base, dataset, entries, cells, results, rates)
     write_report(outcome, config.out)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,20 +112,20 @@ def parse_train_sizes(text: str) -> list[int | None]:
 
 
 def make_cells(
-    entries: Sequence[Entry], seeds: int, train_sizes: Sequence[int | None], rates: dict[str, float]
+    entries: Sequence[Entry], seeds: Iterable[int], train_sizes: Sequence[int | None], rates: dict[str, float]
 ) -> list[Cell]:
     """All runs of the tables: seed by seed, so that a comparison that is cut off is fair at each moment.
 
     Args:
         entries: methods.
-        seeds: how many; they are 0, 1, ...
+        seeds: of everything random, a run of each method for each.
         train_sizes: numbers of training images.
         rates: label -> tuned learning rate; others take the default.
     """
     return [
         Cell(entry, seed, size, rates.get(entry.label))
         for size in train_sizes
-        for seed in range(seeds)
+        for seed in seeds
         for entry in entries
     ]
 

@@ -54,13 +54,14 @@ def _as_markdown(outcome: Outcome) -> str:
 
 def _markdown_lines(outcome: Outcome) -> Iterator[str]:
     settings, base, dataset = outcome.settings, outcome.base, outcome.dataset
+    seeds = ", ".join(map(str, settings.seed_range))
     sizes = ", ".join(f"{len(pairs)} {split}" for split, pairs in dataset.splits.items())
     yield "# Comparison of methods"
     yield ""
     yield (
         f"Data: {sizes} images, classes {', '.join(dataset.classes)}. Backbone {base['backbone']}, "
         f"{base['max_steps']} steps of {base['batch_size']} images at {base['image_size']} px, "
-        f"seeds: {settings.seeds}. Scores on '{settings.split}' of the model that is best on 'val' by "
+        f"seeds: {seeds}. Scores on '{settings.split}' of the model that is best on 'val' by "
         f"{base['metric']}; mean ± standard deviation over seeds. The difference to {settings.reference} is "
         "paired by seed, with Student's 95 % confidence interval."
     )

@@ -23,12 +23,13 @@ class Settings:
 
     Args:
         methods: labels of the rows; see `parse_methods`.
-        seeds: runs of each.
+        seeds: runs of each; their seeds are first_seed, first_seed + 1, ...
         train_sizes: numbers of training images; None is all.
         reference: label that the others are compared with.
         metrics: scores in the tables; the first is the one in the pictures.
         split: that is scored.
         tune_lr: whether to choose each method's learning rate on the validation split.
+        first_seed: others than 0 confirm with fresh seeds what earlier ones have suggested.
     """
 
     methods: tuple[str, ...]
@@ -38,6 +39,12 @@ class Settings:
     metrics: tuple[str, ...]
     split: str = "test"
     tune_lr: bool = False
+    first_seed: int = 0
+
+    @property
+    def seed_range(self) -> range:
+        """All seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def largest(self) -> int | None:
@@ -55,6 +62,7 @@ def make_settings(
     metrics: str = "mean_dice_foreground,mean_iou",
     split: str = "test",
     tune_lr: bool = False,
+    first_seed: int = 0,
 ) -> Settings:
     """Read what the user wrote; arguments as in `Settings`, lists as text with commas.
 
@@ -70,13 +78,18 @@ def make_settings(
         raise ConfigError(f"--reference is {chosen}, which is not compared. Give one of {', '.join(labels)}.")
     if seeds < 1:
         raise ConfigError(f"--seeds is {seeds}; give 1 or more. Three show a spread.")
+    last, most = first_seed + seeds - 1, TUNING_SEED - 1
+    if first_seed < 0 or last > most:
+        raise ConfigError(
+            f"The seeds are {first_seed} to {last}; --first-seed and --seeds must keep them from 0 to {most}."
+        )
     check_split(split)
     sizes = tuple(parse_train_sizes(train_sizes))
-    return Settings(tuple(labels), seeds, sizes, chosen, tuple(names), split, tune_lr)
+    return Settings(tuple(labels), seeds, sizes, chosen, tuple(names), split, tune_lr, first_seed)
 
 
 #: Of these a later call may ask for more, or others: they add runs or change the tables only.
-_MAY_GROW = {"methods", "seeds", "train_sizes", "reference", "metrics"}
+_MAY_GROW = {"methods", "seeds", "first_seed", "train_sizes", "reference", "metrics"}
 
 
 def record_settings(out: Path, settings: Settings, base: dict[str, Any], fingerprint: str) -> None:
