@@ -83,12 +83,17 @@ def test_methods_on_a_narrow_terminal(command, monkeypatch, columns):
     assert code == 0
     for text in ("conv-lora", "decoder-only", "641,344", "99.21 %", "balance_weight=0.01"):
         assert text in out
+    assert (
+        "With --preset default, where none of the router's options is given, conv-lora has routing=soft"
+        in out
+    )
 
 
 def test_json_of_the_lists(command):
     code, out, _ = command("methods", "--backbone", "sam-tiny", "--json")
     listed = {row["method"]: row for row in json.loads(out)["methods"]}
     assert code == 0
+    assert json.loads(out)["preset_default"]["conv-lora"]["gain"] == 8.0
     assert listed["lora"]["options"]["rank"] == {"default": 3, "help": "Rank of the update."}
     assert 0 < listed["lora"]["share"] < listed["full"]["share"] < 1
     code, out, _ = command("backbones", "--json")

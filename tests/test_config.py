@@ -2,8 +2,9 @@
 
 import pytest
 
-from convlora.config import PAPER, load_config, make_config, parse_assignments, read_yaml
+from convlora.config import load_config, make_config, parse_assignments, read_yaml
 from convlora.errors import ConfigError
+from convlora.presets import LEARNED_ROUTER, PAPER
 
 BASE = {"data": "d", "out": "o"}
 
@@ -15,6 +16,21 @@ def test_round_trip_through_yaml(tmp_path):
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert load_config(tmp_path / "config.yaml") == config
     assert load_config(tmp_path / "config.yaml", {"seed": 5}).seed == 5
+
+
+def test_the_default_presets_router():
+    """It comes as one and is written out; who sets one of its options starts from the official one."""
+    learned = {"name": "conv-lora", **LEARNED_ROUTER}
+    for method in (None, "conv-lora", {"name": "conv-lora"}, {}):
+        assert make_config({**BASE, "method": method}).method == learned
+    ranked = make_config({**BASE, "method": {"rank": 8}})
+    assert ranked.method == {"rank": 8, **learned}
+    for option in ({"routing": "switch"}, {"top_k": 2}, {"balance_weight": 0.1}, {"gain": 2}):
+        method = make_config({**BASE, "method": {"name": "conv-lora", **option}}).method
+        assert method == {"name": "conv-lora", **option}
+    assert make_config({**BASE, "method": "lora"}).method == {"name": "lora"}
+    assert make_config({**BASE, "preset": "paper"}).method == {"name": "conv-lora"}
+    assert make_config(ranked.model_dump()) == ranked
 
 
 def test_paper_preset_and_what_is_given_wins():

@@ -14,11 +14,10 @@ from pydantic_core.core_schema import ValidationInfo
 from convlora.adapters import build_method
 from convlora.errors import ConfigError
 from convlora.head import HeadKind
+from convlora.presets import PRESETS, preset_method
 from convlora.settings import did_you_mean, parse_assignments, read_yaml
 
 __all__ = [
-    "PAPER",
-    "PRESETS",
     "RunConfig",
     "check_same",
     "did_you_mean",
@@ -29,18 +28,6 @@ __all__ = [
     "refuse_nulls",
 ]
 
-#: What `--preset paper` changes: the official code's behaviour, quirks included (docs/paper.md tells each).
-PAPER: dict[str, Any] = {
-    "resize": "stretch",
-    "augment": "flip",
-    "loss": "official",
-    "lr": 1e-4,
-    "multiclass_head": "mask-classification",
-    "micro_batch": 1,
-    "epochs": 30,
-    "patience": 10,
-}
-PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
 #: Values of `augment` with which an image has one or two forms in the whole run.
 FEW_INPUTS = ("none", "flip")
 
@@ -178,8 +165,11 @@ def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = N
         for key in given
         if key not in RunConfig.model_fields
     ]
-    preset = given.get("preset", "default")
-    chosen = PRESETS.get(str(preset), {}) | known
+    preset = str(given.get("preset", "default"))
+    chosen = PRESETS.get(preset, {}) | known
+    method = chosen.get("method", {})
+    method = {"name": method} if isinstance(method, str) else method
+    chosen["method"] = preset_method(method, preset) if isinstance(method, Mapping) else method
     try:
         config = RunConfig(**chosen)
     except ValidationError as error:

@@ -24,6 +24,7 @@ from convlora.adapters import (
     trainable_parameters,
 )
 from convlora.errors import ConfigError, TargetError
+from convlora.presets import LEARNED_ROUTER
 
 DEEP = ["attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2"]
 
@@ -54,6 +55,7 @@ CASES = [
         for r in ("switch", "soft", "soft-pixel")
     ),
     Case("conv-lora", {"scope": "image"}, merges=False),
+    Case("conv-lora", LEARNED_ROUTER, merges=False),
     Case(
         "conv-lora",
         {"scope": "image", "routing": "soft-pixel", "scales": [2, 3], "targets": ["attn.qkv", "mlp.lin1"]},

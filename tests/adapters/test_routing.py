@@ -19,8 +19,9 @@ from convlora.backbone.presets import EncoderSpec
 SCALES = (1, 2, 5)
 
 
-def make(routing, top_k=1, training=True):
-    layer = ConvLoRALinear(nn.Linear(6, 10, dtype=torch.float64), 2, 7.0, SCALES, top_k, 0.3, routing)
+def make(routing, top_k=1, training=True, temperature=1.0, gain=1.0):
+    base = nn.Linear(6, 10, dtype=torch.float64)
+    layer = ConvLoRALinear(base, 2, 7.0, SCALES, top_k, 0.3, routing, None, temperature, gain)
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
     return layer.train(training)
@@ -41,7 +42,8 @@ def slow_layer(layer, x, weights):
     total = []
     for b, one in enumerate(z):
         w = weights(one, b)
-        total.append(one + sum(w[..., e, None] * slow_expert(layer, one, e) for e in range(len(SCALES))))
+        mixed = sum(w[..., e, None] * slow_expert(layer, one, e) for e in range(len(SCALES)))
+        total.append(one + getattr(layer, "gain", 1) * mixed)
     return layer.base(x) + 3.5 * torch.einsum("bhwr,or->bhwo", torch.stack(total), layer.lora_B)
 
 
@@ -49,7 +51,7 @@ def switch_weights(layer, x, seed):
     """Shares of the full softmax for the chosen experts, zero for the others; noise as the gate draws it."""
     torch.manual_seed(seed)
     mean = (x @ layer.lora_A.T).flatten(1, 2).sum(1) / (x.shape[1] * x.shape[2])
-    logits = mean @ layer.gate.w_gate
+    logits = mean @ layer.gate.w_gate / layer.gate.temperature
     if layer.training:
         logits = logits + torch.randn_like(logits) * (F.softplus(mean @ layer.gate.w_noise) + 0.01)
     shares = logits.exp() / logits.exp().sum(1, keepdim=True)
@@ -59,22 +61,24 @@ def switch_weights(layer, x, seed):
 
 
 def soft_weights(layer, x, seed):
-    return lambda z, b: (z.mean((0, 1)) @ layer.gate.w_gate).softmax(0).expand(*z.shape[:2], -1)
+    logits = layer.gate.w_gate / layer.gate.temperature
+    return lambda z, b: (z.mean((0, 1)) @ logits).softmax(0).expand(*z.shape[:2], -1)
 
 
 def pixel_weights(layer, x, seed):
-    return lambda z, b: (z @ layer.gate.w_gate).softmax(-1)
+    return lambda z, b: (z @ layer.gate.w_gate / layer.gate.temperature).softmax(-1)
 
 
 WEIGHTS = {"switch": switch_weights, "soft": soft_weights, "soft-pixel": pixel_weights}
 
 
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("temperature", "gain"), [(1.0, 1.0), (0.4, 3.0)])
 @pytest.mark.parametrize(
     ("routing", "top_k"), [("switch", 1), ("switch", 2), ("switch", 3), ("soft", 1), ("soft-pixel", 1)]
 )
-def test_layer_is_the_formula(routing, top_k, training):
-    layer = make(routing, top_k, training)
+def test_layer_is_the_formula(routing, top_k, training, temperature, gain):
+    layer = make(routing, top_k, training, temperature, gain)
     x = torch.randn(4, 4, 5, 6, dtype=torch.float64, requires_grad=True)
     torch.manual_seed(2)
     out = layer(x)
@@ -118,6 +122,24 @@ def test_the_task_trains_the_router_but_for_balance():
         grads = [p.grad for p in layer.gate.parameters()]
         assert len(grads) == (1 if routing.startswith("soft") else 2)
         assert all(g is not None and bool(g.abs().sum() > 0) for g in grads) == (routing != "balance")
+
+
+def test_kernels_that_start_at_zero_leave_lora_and_learn():
+    torch.manual_seed(0)
+    encoder = FakeEncoder().double()
+    install(encoder, ConvLora(rank=2, scales=SCALES, routing="soft", start="zero", gain=8.0))
+    layer = encoder.blocks[0].attn.qkv
+    nn.init.normal_(layer.lora_B)
+    x = torch.randn(2, 4, 4, 8, dtype=torch.float64)
+    out = layer(x)
+    expected = layer.base(x) + layer.scaling * x @ layer.lora_A.T @ layer.lora_B.T
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    out.square().sum().backward()
+    assert layer.experts.weight.grad.abs().amax((1, 2, 3, 4)).min() > 0.1
+    torch.manual_seed(0)
+    usual = FakeEncoder().double()
+    install(usual, ConvLora(rank=2, scales=SCALES))
+    assert usual.blocks[0].attn.qkv.experts.weight.std() > 0.1
 
 
 def test_soft_with_a_sure_gate_is_the_choice_of_balance():

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from convlora.adapters.base import (
@@ -24,7 +25,7 @@ from convlora.adapters.lora import check_low_rank, check_rank_fits, new_low_rank
 from convlora.errors import TargetError
 
 ROUTINGS = ("balance", "switch", "soft", "soft-pixel")
-_SOFT, _SCOPES = ("soft", "soft-pixel"), ("window", "image")
+_SOFT, _SCOPES, STARTS = ("soft", "soft-pixel"), ("window", "image"), ("random", "zero")
 _GATE_REASON = "with top_k=1 the gate's weight is exactly 1, so only the balance loss trains the router"
 
 
@@ -65,6 +66,14 @@ class ConvLora(Method):
         metadata={"help": "window (official): each attention window on its own; image: the whole map."},
     )
 
+    temperature: float = dataclasses.field(
+        default=1.0, metadata={"help": "The gate's logits are divided by it; small ones learn faster."}
+    )
+    gain: float = dataclasses.field(default=1.0, metadata={"help": "Factor of the experts' output."})
+    start: str = dataclasses.field(
+        default="random", metadata={"help": "The experts' kernels at first: random (official) or zero."}
+    )
+
     def __post_init__(self) -> None:
         check_low_rank(self, self.rank, self.alpha)
         check_scales(self, self.scales)
@@ -79,6 +88,10 @@ class ConvLora(Method):
         alone = self.routing not in _SOFT or self.top_k == 1
         check_option(self, "top_k", alone, f"left out with routing={self.routing}, where all scales run")
         check_option(self, "scope", self.scope in _SCOPES, f"one of {', '.join(_SCOPES)}")
+        for name in ("temperature", "gain"):
+            value = getattr(self, name)
+            check_option(self, name, is_number(value) and value != 0, "a number above 0")
+        check_option(self, "start", self.start in STARTS, f"one of {', '.join(STARTS)}")
 
     def install(self, encoder: nn.Module) -> list[nn.Parameter]:
         """Wrap each target; see `Method.install`."""
@@ -94,7 +107,11 @@ class ConvLora(Method):
                 self.balance_weight,
                 self.routing,
                 self._windows(encoder, name),
+                self.temperature,
+                self.gain,
             )
+            if self.start == "zero":
+                nn.init.zeros_(layer.experts.weight)
             replace_module(encoder, name, layer)
             parameters += [layer.lora_A, layer.lora_B, *layer.gate.parameters(), *layer.experts.parameters()]
         return parameters
@@ -115,7 +132,7 @@ class ConvLora(Method):
 class ConvLoRALinear(AuxLossMixin, nn.Module):
     """A frozen linear layer with a Conv-LoRA update.
 
-        z = A x,    h = W x + b + (alpha / r) B (z + sum_k g_k E_(i_k)(z))
+        z = A x,    h = W x + b + (alpha / r) B (z + gain sum_k g_k E_(i_k)(z))
 
     where A (r, in) and B (out, r) are the low-rank pair (B starts at zero, so the layer starts as its
     base), E_i is expert i (`experts`: bicubic up by scales[i], 3x3 convolution, GELU, bicubic down), and
@@ -132,6 +149,11 @@ class ConvLoRALinear(AuxLossMixin, nn.Module):
     In a windowed block each window is a map of its own, as in the official code; with `windows`, the windows
     are joined first: one decision and one convolution over the image's whole map, without borders at the
     windows. Padding then has no update but that of z, which is zero there.
+
+    Ours, beyond the paper: the gate's logits are divided by `temperature`, the experts' sum is multiplied by
+    `gain`. AdamW moves every weight by about the learning rate a step, so a small temperature and a large
+    gain let gate and kernels learn faster than the low-rank pair. With kernels that start at zero the layer
+    starts as LoRA's does, and all scales start equal.
 
     Source: Zhong et al., "Convolution Meets LoRA", ICLR 2024 (arXiv 2401.17868), and its official code
     (AutoGluon). As in the code, and beyond the formula of the paper, there is the identity path z + E(z),
@@ -157,6 +179,8 @@ class ConvLoRALinear(AuxLossMixin, nn.Module):
         balance_weight: weight of the balance loss.
         routing: see above.
         windows: block that the layer is in, if its windows are to be joined.
+        temperature: of the gate.
+        gain: factor of the experts' output.
     """
 
     unmergeable_because: ClassVar[str] = (
@@ -173,9 +197,11 @@ class ConvLoRALinear(AuxLossMixin, nn.Module):
         balance_weight: float = 0.01,
         routing: str = "balance",
         windows: Block | None = None,
+        temperature: float = 1.0,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.base = base
+        self.base, self.gain = base, gain
         self.routing = routing
         self.windows = (windows,)  # in a tuple: the block is no child of its own layer
         self.scaling = alpha / rank
@@ -183,9 +209,9 @@ class ConvLoRALinear(AuxLossMixin, nn.Module):
         self.lora_A, self.lora_B = new_low_rank_pair(base, rank)
         device, dtype = self.lora_A.device, self.lora_A.dtype
         self.gate: nn.Module = (
-            SoftGate(rank, len(scales), device, dtype)
+            SoftGate(rank, len(scales), device, dtype, temperature)
             if routing in _SOFT
-            else NoisyTopKGate(rank, len(scales), top_k, device, dtype, full=routing == "switch")
+            else NoisyTopKGate(rank, len(scales), top_k, device, dtype, routing == "switch", temperature)
         )
         self.experts = MultiScaleExperts(rank, scales, device, dtype)
 
@@ -199,7 +225,8 @@ class ConvLoRALinear(AuxLossMixin, nn.Module):
         z = project(x, self.lora_A)
         (block,) = self.windows
         update = self._mixture(z) if block is None else block.cut(self._mixture(block.joined(z)))
-        return updated_linear(self.base, x, z + update, self.lora_B, self.scaling)
+        hidden = z + update if self.gain == 1 else torch.add(z, update, alpha=self.gain)
+        return updated_linear(self.base, x, hidden, self.lora_B, self.scaling)
 
     def _mixture(self, z: Tensor) -> Tensor:
         """Sum of the experts' outputs on (B, H, W, rank), each with its weight; writes the balance loss."""

@@ -31,7 +31,7 @@ class Routing(NamedTuple):
 class NoisyTopKGate(nn.Module):
     """Choose `top_k` of `num_experts` experts for each sample.
 
-    With p the sample's features: clean = p W_gate; in training,
+    With p the sample's features: clean = p W_gate / T (T = 1 there); in training,
     noisy = clean + N(0, 1) (softplus(p W_noise) + 0.01); the gates are the softmax over the K largest logits.
     Both weights start at zero, so routing starts uniform. Computes in float32 at least, under autocast too.
 
@@ -49,6 +49,7 @@ class NoisyTopKGate(nn.Module):
         top_k: K, 1 to M.
         full: the gates are shares of the softmax over all logits (Switch Transformer, Fedus et al., JMLR
             2022, equation 2), so that the task trains the gate for K = 1 too. The balance loss is the same.
+        temperature: T.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class NoisyTopKGate(nn.Module):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         full: bool = False,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        self.temperature = temperature
         self.num_experts = num_experts
         self.top_k, self.full = top_k, full
         self.samples: Samples | None = None
@@ -72,7 +75,7 @@ class NoisyTopKGate(nn.Module):
         dtype = at_least_float32(self.w_gate.dtype)
         with autocast_off(features.device.type):
             features = features.to(dtype)
-            clean = features @ self.w_gate.to(dtype)
+            clean = features @ self.w_gate.to(dtype) / self.temperature
             if not self.training:
                 gates, indices = top_k_gates(clean, self.top_k)
                 return Routing(self._weights(clean, gates, indices), indices, None)
@@ -106,13 +109,14 @@ class NoisyTopKGate(nn.Module):
 
 
 class SoftGate(nn.Module):
-    """Weights of all experts, softmax(p W_gate), for features p of a sample or of a position; no noise.
+    """Weights of all experts, softmax(p W_gate / T), for features p of a sample or of a position; no noise.
 
     W_gate starts at zero, so all experts start with the same weight. Computes in float32 at least.
 
     Args:
         channels: length of p.
         num_experts: M.
+        temperature: T.
     """
 
     def __init__(
@@ -121,15 +125,17 @@ class SoftGate(nn.Module):
         num_experts: int,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        self.temperature = temperature
         self.w_gate = nn.Parameter(torch.zeros(channels, num_experts, device=device, dtype=dtype))
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., channels) to (..., M), positive, summing to one."""
         dtype = at_least_float32(self.w_gate.dtype)
         with autocast_off(features.device.type):
-            return (features.to(dtype) @ self.w_gate.to(dtype)).softmax(dim=-1)
+            return (features.to(dtype) @ self.w_gate.to(dtype) / self.temperature).softmax(dim=-1)
 
 
 def top_k_gates(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

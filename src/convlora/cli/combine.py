@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convlora.config import PRESETS, RunConfig, make_config, parse_assignments, read_yaml, refuse_nulls
+from convlora.config import RunConfig, make_config, parse_assignments, read_yaml, refuse_nulls
 from convlora.errors import ConfigError
+from convlora.presets import PRESETS
 
 
 @dataclass

@@ -24,6 +24,7 @@ def methods(
 
     from convlora.adapters import methods as all_methods
     from convlora.model import count_on_preset
+    from convlora.presets import LEARNED_ROUTER
 
     rows: list[dict[str, Any]] = []
     for name, method in all_methods().items():
@@ -32,7 +33,8 @@ def methods(
         options = {field.name: {"default": field.default, "help": field.metadata["help"]} for field in fields}
         rows.append({"method": name, "trained": count.trainable, "share": count.share, "options": options})
     if as_json:
-        print(json.dumps({"backbone": backbone, "methods": rows}, indent=2))
+        learned = {"conv-lora": LEARNED_ROUTER}
+        print(json.dumps({"backbone": backbone, "methods": rows, "preset_default": learned}, indent=2))
         return
     from rich.table import Table
 
@@ -47,6 +49,8 @@ def methods(
         listed = ", ".join(f"{option}={value['default']}" for option, value in row["options"].items())
         table.add_row(row["method"], f"{row['trained']:,}", f"{100 * row['share']:.2f} %", plain(listed))
     print_table(table, least=76)
+    listed = ", ".join(f"{option}={value}" for option, value in LEARNED_ROUTER.items())
+    print(f"With --preset default, where none of the router's options is given, conv-lora has {listed}.")
 
 
 def backbones(as_json: AsJson = False) -> None:

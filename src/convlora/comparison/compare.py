@@ -19,6 +19,7 @@ from convlora.errors import ConfigError
 from convlora.figures import check_matplotlib
 from convlora.metrics import LOWER_IS_BETTER
 from convlora.output import make_folder, write_text
+from convlora.presets import preset_method
 from convlora.training.plan import make_plan
 from convlora.training.run_folder import run_folder_is_free
 from convlora.training.validation import check_metric
@@ -155,6 +156,7 @@ class _Runner:
     def _task(self, cell: Cell) -> Task:
         folder = self.out / RUNS / cell.name
         config = {**self.base, **cell.config(), "out": str((folder / "run").resolve())}
+        config["method"] = preset_method(config["method"], self.base["preset"])
         return Task(cell, folder, config, self.settings.split)
 
 
