@@ -37,9 +37,19 @@ from convlora.adapters import build_method
 from convlora.backbone.weights import load_sam
 from convlora.frozen import hold_frozen_in
 from convlora.model import Segmenter
+from convlora.presets import LEARNED_ROUTER
 from official import OfficialConvLoRA
 
-OURS = ("lora", "conv-lora", "lora rank 32", "conv-lora rank 32", "conv-lora-multiscale", "decoder-only")
+LEARNED = "conv-lora that learns"  # with the default preset's router
+OURS = (
+    "lora",
+    "conv-lora",
+    LEARNED,
+    "lora rank 32",
+    "conv-lora rank 32",
+    "conv-lora-multiscale",
+    "decoder-only",
+)
 THEIRS = ("peft", "official")
 PAIRS = (
     ("peft", "lora"),
@@ -47,6 +57,7 @@ PAIRS = (
     ("official", "conv-lora"),
     ("official", "conv-lora in bf16"),
     ("conv-lora", "lora"),
+    (LEARNED, "lora"),
     ("conv-lora rank 32", "lora rank 32"),
     ("conv-lora-multiscale", "lora"),
 )
@@ -64,8 +75,9 @@ def ours(
     side: str, folder: str, size: int, dtype: torch.dtype
 ) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     """Model and its logits of an image; as in `convlora train`."""
-    name, _, rank = side.partition(" rank ")
-    method = build_method(name, {"rank": int(rank)} if rank else {})
+    name, _, rank = side.removesuffix(" that learns").partition(" rank ")
+    options = LEARNED_ROUTER if side == LEARNED else {"rank": int(rank)} if rank else {}
+    method = build_method(name, options)
     model = Segmenter.from_backbone(load_sam(folder), ["background", "foreground"], method, image_size=size)
     hold_frozen_in(model, None if dtype == torch.float32 else dtype)
 
