@@ -106,6 +106,10 @@ def claims(found: Found) -> Iterator[str]:
             f"Default preset, learning rate not tuned. {method} beats {other}",
             against("default", method, other),
         )
+    yield sentence(
+        "Conv-LoRA with the default preset beats itself with the paper's",
+        between(found, "default", "paper", "conv-lora"),
+    )
     for other in ("structure", "structure-official", "focal-dice"):
         yield sentence(
             f"Loss. Cross entropy + Dice beats {other}, decoder alone, on validation",

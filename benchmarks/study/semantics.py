@@ -2,7 +2,7 @@
 
     python benchmarks/study/semantics.py DATA [--methods lora,full] [--seeds 3] [--work study]
 
-On CamVid's classes. Runs of the part `methods` that lie in `--work` are taken; others are trained as it says.
+On CamVid's classes. Runs of the part `default` that lie in `--work` are taken; others are trained as it says.
 Keeps a run of every method and seed in benchmarks/study/results/semantics/camvid.json.
 """
 
@@ -31,7 +31,7 @@ FILE = HERE / "results" / "semantics" / "camvid.json"
 
 def trained(data: Path, method: str, seed: int, work: Path, common: dict[str, Any]) -> Path:
     """Run folder of a method and seed."""
-    compared = work / "methods-camvid" / "runs" / f"{method}-seed{seed}" / "run"
+    compared = work / "default-camvid" / "runs" / f"{method}-seed{seed}" / "run"
     if (compared / "best").is_dir():
         return compared
     own = work / "semantics" / f"{method}-seed{seed}"
@@ -58,7 +58,7 @@ def summary(found: Analysis) -> dict[str, Any]:
 def main() -> None:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("data", type=Path)
-    made.add_argument("--methods", default="lora,conv-lora,decoder-only,full")
+    made.add_argument("--methods", default="lora,conv-lora,full")
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--images", type=int, default=64)
     made.add_argument("--work", type=Path, default=Path("study"))
