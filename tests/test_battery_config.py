@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from convlora.cli.combine import combine
 from convlora.config import RunConfig, make_config
 from convlora.errors import ConfigError
+from convlora.presets import LEARNED_ROUTER
 
 SETTINGS = [
     ("epochs=ten", ["epochs (--set epochs): got 'ten'; it must be a whole number, at least 1."]),
@@ -207,7 +208,7 @@ def test_an_option_of_the_method_keeps_the_file_s_method(tmp_path):
     assert got.config().method == {"name": "lora", "rank": 5, "alpha": 8.0}
     assert got.notes == [f"method.rank: 5 from --set, not 4 as in {tmp_path / 'c.yaml'}"]
     got = asked(tmp_path, {"method": lora}, {"method": "conv-lora"})
-    assert got.config().method == {"name": "conv-lora"}
+    assert got.config().method == {"name": "conv-lora", **LEARNED_ROUTER}
     assert "not lora with its options" in got.notes[0]
     assert asked(tmp_path, {"method": "lora"}, {"method": "lora"}).config().method == {"name": "lora"}
 

@@ -76,7 +76,10 @@ def test_resume_reads_its_own_folder(command, binary_data, small_backbone, tmp_p
     monkeypatch.chdir(binary_data.parent)
     for arguments, message in (
         ([], "is finished"),  # another spelling of the same data, and a folder that moved, are no difference
-        (["--method", "lora"], "method: {'name': 'conv-lora'} in the run, {'name': 'lora'} now"),
+        (
+            ["--method", "lora"],
+            "'gain': 8.0} in the run, {'name': 'lora'} now",
+        ),
         (["--set", "method.rank=8"], "'rank': 8} now"),
         (["--seed", "3"], "seed: 0 in the run, 3 now"),
     ):

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from convlora.adapters import methods
+from convlora.adapters import ConvLora, methods
 from convlora.backbone.presets import BACKBONES
 from convlora.backbone.sam import Sam
 from convlora.cli import main
@@ -14,6 +14,7 @@ from convlora.config import make_config
 from convlora.embedding_store import cache_folder
 from convlora.errors import ConfigError, DataError
 from convlora.model import Segmenter, SegmenterConfig
+from convlora.presets import LEARNED_ROUTER
 from convlora.training import dry_run as module
 from convlora.training.dry_run import dry_run
 from convlora.training.memory import (
@@ -154,7 +155,8 @@ def test_json(binary_data, small_backbone, tmp_path, monkeypatch, capsys):
     )
     assert found["fits"] is True
     assert found["plan"]["steps"] == 60
-    model = Segmenter.from_backbone(str(small_backbone), ("background", "foreground"))
+    method = ConvLora(**LEARNED_ROUTER)
+    model = Segmenter.from_backbone(str(small_backbone), ("background", "foreground"), method)
     assert sum(found["trained_parameters"].values()) == model.count_parameters().trainable
     assert sum(found["class_shares"].values()) == pytest.approx(1)
 
@@ -175,10 +177,12 @@ def test_says_when_it_does_not_fit_and_what_to_change(binary_data, small_backbon
 
 
 def test_a_preset_needs_no_weights(binary_data, tmp_path):
-    config = make_config({"data": binary_data, "out": tmp_path / "r", "backbone": "facebook/sam-vit-huge"})
-    found = dry_run(config)
-    assert sum(found.trained_parameters.values()) == 4_020_096
+    values = {"data": binary_data, "out": tmp_path / "r", "backbone": "facebook/sam-vit-huge"}
+    found = dry_run(make_config(values))
+    assert sum(found.trained_parameters.values()) == 4_020_096 - 32 * 3 * 8  # its gate has no noise
     assert found.memory_mib > 4000
+    found = dry_run(make_config({**values, "preset": "paper"}))
+    assert sum(found.trained_parameters.values()) == 4_020_096
 
 
 @pytest.mark.parametrize(

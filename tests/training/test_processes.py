@@ -153,7 +153,9 @@ def scenes(small_backbone, binary_data, three_class_data, tmp_path_factory):
     untouched = {**values, "out": str(folder / "kept"), "method": "decoder-only"}
     (folder / "kept.json").write_text(json.dumps(untouched))
     script = Path(__file__).with_name("two_processes.py")
-    done = launch([folder, small_backbone, binary_data, three_class_data], code=(str(script),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONVLORA_CACHE", str(folder / "cache"))  # empty, whatever this worker ran before
+        done = launch([folder, small_backbone, binary_data, three_class_data], code=(str(script),))
     assert done.returncode == 0, done.stderr
     return folder
 
