@@ -27,6 +27,7 @@ from convlora import adapters
 from convlora.backbone.weights import load_sam
 from convlora.inference.openvino.conversion import convert
 from convlora.inference.openvino.runtime import compile_model, openvino
+from convlora.presets import LEARNED_ROUTER
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": None}
 
@@ -52,6 +53,7 @@ def main() -> None:
         torch_repeats=2,
         rank=3,
         method="conv-lora",
+        router="official",  # or: learned, the default preset's
         precisions="bf16,fp32",
     )
     chosen = options.parse_args()
@@ -60,7 +62,9 @@ def main() -> None:
     image = torch.randn(1, 3, chosen.image_size, chosen.image_size)
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         folder = Path(name)
-        modules = models(chosen.backbone, chosen.image_size, chosen.method, chosen.rank, folder)
+        learned = LEARNED_ROUTER if chosen.router == "learned" else {}
+        method = adapters.build_method(chosen.method, {"rank": chosen.rank, **learned})
+        modules = models(chosen.backbone, chosen.image_size, method, folder)
         files, converting = convert_all(modules, image, folder)
         expected = {side: modules[side](image) for side in modules}
         result: dict[str, Any] = {"arguments": vars(chosen), "seconds_to_convert": converting}
@@ -69,14 +73,14 @@ def main() -> None:
     report("openvino_engine", result, "openvino", "transformers")
 
 
-def models(backbone: str, size: int, method: str, rank: int, folder: Path) -> dict[str, nn.Module]:
+def models(backbone: str, size: int, method: adapters.Method, folder: Path) -> dict[str, nn.Module]:
     """Our encoder without and with the adapter, and transformers', with the same weights."""
     from transformers import SamModel
 
     random_transformers_sam(backbone, size, folder / "sam")
     plain = load_sam(str(folder / "sam")).sam.image_encoder
     adapted = copy.deepcopy(plain)
-    adapters.install(adapted, adapters.build_method(method, {"rank": rank}))
+    adapters.install(adapted, method)
     randomise(adapted)
     theirs = Theirs(SamModel.from_pretrained(folder / "sam", attn_implementation="sdpa").vision_encoder)
     found = {"plain": plain, "adapted": adapted, "theirs": theirs}

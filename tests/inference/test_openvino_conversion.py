@@ -16,6 +16,7 @@ from convlora.inference.openvino import conversion, forms, runtime
 from convlora.inference.openvino.conversion import Logits, convert
 from convlora.inference.openvino.runtime import compile_model
 from convlora.model import Segmenter, SegmenterConfig
+from convlora.presets import LEARNED_ROUTER
 from convlora.unet import Unet
 from small import SMALL
 
@@ -37,11 +38,11 @@ def image(size=SIZE, seed=0):
     return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
-def adapted(method):
+def adapted(method, **options):
     torch.manual_seed(0)
     encoder = ImageEncoder(SMALL.encoder)
     few = {"scales": [1, 2, 7]} if method.startswith("conv-lora") else {}  # the time goes into converting
-    adapters.install(encoder, adapters.build_method(method, few))
+    adapters.install(encoder, adapters.build_method(method, {**few, **options}))
     return randomise(encoder)
 
 
@@ -68,6 +69,16 @@ def test_every_method(method, tmp_path):
     plain.load_state_dict(encoder.state_dict(), strict=False)
     if adapters.methods()[method].trains_encoder and method not in {"full", "bitfit"}:
         assert (plain(image()) - expected).abs().max() > 0.01, "the method does nothing here"
+
+
+def test_the_router_that_learns(tmp_path):
+    encoder = adapted("conv-lora", **LEARNED_ROUTER)
+    [out] = computed(encoder, tmp_path)
+    expected = encoder(image())
+    torch.testing.assert_close(out, expected, **TOLERANCE)
+    for layer in (block.attn.qkv for block in encoder.blocks):
+        layer.gain = 0.0
+    assert (encoder(image()) - expected).abs().max() > 0.01
 
 
 @pytest.mark.parametrize(("head", "classes"), [("binary", 2), ("per-class", 3), ("mask-classification", 3)])
