@@ -9,8 +9,10 @@ computing of the embeddings. An epoch is its steps and their data; validation co
 and is told beside it.
 """
 
+import contextlib
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -52,7 +54,8 @@ def measure(values: dict[str, Any], images: int, keep: bool) -> dict[str, Any]:
         timed(fit_module, "prepare_embeddings", times["prepare"])
         timed(Loop, "_step", times["epoch"])
         timed(fit_module.Validation, "_scores", times["validation"])
-        fit(make_config({**values, "keep_embeddings": keep}))
+        with contextlib.redirect_stdout(sys.stderr):  # JSON alone goes to standard output
+            fit(make_config({**values, "keep_embeddings": keep}))
         size = sum(file.stat().st_size for file in Path(cache).rglob("*.safetensors"))
     steps, prepared = times["epoch"], sum(times["prepare"])
     epochs = [sum(steps[i : i + images]) for i in range(0, len(steps), images)]
