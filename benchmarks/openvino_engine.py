@@ -62,7 +62,7 @@ def main() -> None:
     image = torch.randn(1, 3, chosen.image_size, chosen.image_size)
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         folder = Path(name)
-        learned = LEARNED_ROUTER if chosen.router == "learned" else {}
+        learned = {"official": {}, "learned": LEARNED_ROUTER}[chosen.router]
         method = adapters.build_method(chosen.method, {"rank": chosen.rank, **learned})
         modules = models(chosen.backbone, chosen.image_size, method, folder)
         files, converting = convert_all(modules, image, folder)
