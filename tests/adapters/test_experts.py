@@ -68,6 +68,37 @@ def test_one_scale_is_exact(scale, size):
     compare(experts, z, gates, torch.zeros(2, 1, dtype=torch.int64), 1e-11)
 
 
+@pytest.mark.parametrize("scale", [1, 2, 7, 8])
+def test_one_scale_is_exact_with_many_channels(scale):
+    """What even scales would hold is then computed again."""
+    experts = make((scale,), channels=8)
+    z = torch.randn(2, 6, 5, 8, dtype=torch.float64)
+    compare(experts, z, torch.rand(2, 1).double(), torch.zeros(2, 1, dtype=torch.int64), 1e-11)
+
+
+@pytest.mark.parametrize(("scale", "channels"), [(1, 3), (2, 3), (7, 3), (8, 3), (7, 32), (2, 8), (8, 8)])
+def test_holds_little_for_the_backward_pass(scale, channels):
+    experts = make((scale,), channels)
+    z = torch.randn(1, 16, 16, channels, dtype=torch.float64, requires_grad=True)
+    held = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if tensor.numel() >= z.numel() and storage.data_ptr() != z.untyped_storage().data_ptr():
+            held[storage.data_ptr()] = storage.nbytes() // tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = experts(z, None, torch.zeros(1, 1, dtype=torch.int64))
+    expected = channels * module._HELD[scale % 2]
+    if expected > module._KEPT:
+        assert not held
+    else:  # kernels in another order beside the maps
+        assert 0.4 * expected < sum(held.values()) / 16**2 <= expected + 9 * channels**2 / 16**2
+    out.sum().backward()
+    assert z.grad.abs().min() > 0
+
+
 @pytest.mark.parametrize("top_k", [1, 2])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_routing_within_a_batch_is_exact(size, top_k):

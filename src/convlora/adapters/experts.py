@@ -26,6 +26,12 @@ from torch.utils.checkpoint import checkpoint
 from convlora.adapters.base import at_least_float32, autocast_off
 from convlora.tracing import being_traced
 
+_HELD = (20, 2)
+"""Values per channel and cell that an expert of an even and of an odd scale leaves for its backward pass."""
+
+_KEPT = 128
+"""Values per cell that experts may hold; all else of a ViT-B's training step holds about 7,000 in a layer."""
+
 _DIRECT = 2
 """Up to this scale the upsampled map, s^2 values per cell, is smaller than what the down step reads of it."""
 
@@ -67,19 +73,6 @@ class MultiScaleExperts(nn.Module):
         Returns:
             (B, H, W, channels) float32, or float64 where the parameters are.
         """
-        return self._light(self._weighted, z, gates, indices)
-
-    def _light(self, run: Callable[..., Tensor], *arguments: Tensor | None) -> Tensor:
-        """Run without keeping what lies between: in the backward pass it is computed again.
-
-        Held until then they would be 139 MiB of a ViT-B at 1024 px with rank 32 (18 MiB with rank 3), as the
-        memory model counts them.
-        """
-        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
-            return run(*arguments)
-        return checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)
-
-    def _weighted(self, z: Tensor, gates: Tensor | None, indices: Tensor) -> Tensor:
         with autocast_off(z.device.type):
             z = z.to(at_least_float32(self.weight.dtype))
             recorded = _traced(z) or being_traced()
@@ -101,19 +94,33 @@ class MultiScaleExperts(nn.Module):
         Returns:
             (B, H, W, channels) float32, or float64 where the parameters are.
         """
-        return self._light(self._mixed, z, weights)
-
-    def _mixed(self, z: Tensor, weights: Tensor | None) -> Tensor:
         with autocast_off(z.device.type):
             z = z.to(at_least_float32(self.weight.dtype))
-            total = torch.zeros_like(z)
-            for e in range(len(self.scales)):
-                out = self._single(z, e)
-                if weights is not None:
-                    w = weights[..., e].to(z.dtype)
-                    out = out * w.view(*w.shape, *[1] * (z.ndim - w.ndim))
-                total = total + out
-            return total
+            return self._light(self.scales, self._mixed, z, weights)
+
+    def _mixed(self, z: Tensor, weights: Tensor | None) -> Tensor:
+        total = torch.zeros_like(z)
+        for e in range(len(self.scales)):
+            out = self._single(z, e)
+            if weights is not None:
+                w = weights[..., e].to(z.dtype)
+                out = out * w.view(*w.shape, *[1] * (z.ndim - w.ndim))
+            total = total + out
+        return total
+
+    def _light(
+        self, scales: Sequence[int], run: Callable[..., Tensor], z: Tensor, *arguments: Tensor | int | None
+    ) -> Tensor:
+        """Run experts of these scales; what would be much to hold is computed again in the backward pass.
+
+        One expert of each parity would hold 139 MiB in a ViT-B at 1024 px with rank 32, as the memory model
+        counts; with rank 3 18 MiB, less than the time is worth.
+        """
+        held = self.weight.shape[1] * sum(_HELD[scale % 2] for scale in scales)
+        trains = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if held <= _KEPT or not trains:
+            return run(z, *arguments)
+        return checkpoint(run, z, *arguments, use_reentrant=False, preserve_rng_state=False)
 
     def _single(self, z: Tensor, expert: int) -> Tensor:
         """One expert on all samples."""
@@ -138,12 +145,12 @@ class MultiScaleExperts(nn.Module):
         """Expert `index[b]` on z[b], where the choice can be read without waiting: each sample runs once."""
         chosen = index.tolist()
         if len(set(chosen)) == 1:
-            return self._single(z, chosen[0])
+            return self._light([self.scales[chosen[0]]], self._single, z, chosen[0])
         outputs, order = [], []
         for odd in (0, 1):
             places = [b for b, expert in enumerate(chosen) if self.scales[expert] % 2 == odd]
             if places:
-                outputs.append(self._of_one_parity(z[places], index[places], odd))
+                outputs.append(self._light([odd], self._of_one_parity, z[places], index[places], odd))
                 order += places
         back = sorted(range(len(order)), key=order.__getitem__)
         return torch.cat(outputs)[back]
@@ -151,7 +158,7 @@ class MultiScaleExperts(nn.Module):
     def _masked(self, z: Tensor, index: Tensor) -> Tensor:
         """`_read` in shapes that do not hang on the choice: odd and even scales both run, one adds zero."""
         parities = sorted({scale % 2 for scale in self.scales})
-        outputs = [self._of_one_parity(z, index, odd) for odd in parities]
+        outputs = [self._light([odd], self._of_one_parity, z, index, odd) for odd in parities]
         return outputs[0] if len(outputs) == 1 else outputs[0] + outputs[1]
 
     def _of_one_parity(self, z: Tensor, index: Tensor, odd: int) -> Tensor:
@@ -171,19 +178,22 @@ class MultiScaleExperts(nn.Module):
 def on_fine_grid(z: Tensor, weight: Tensor, bias: Tensor, scale: int) -> Tensor:
     """One expert as its formula reads, on (B, H, W, r), with the upsampled map.
 
-    The interpolations are products with their matrices: a fraction of the time of F.interpolate's bicubic.
+    The interpolations are products with their matrices, plane by plane: a fraction of the time of
+    F.interpolate's bicubic.
     """
     _, H, W, _ = z.shape
-    fine = z if scale == 1 else resample(z, *(_matrix(scale * n, n, z) for n in (H, W)))
-    fine = F.gelu(F.conv2d(fine.permute(0, 3, 1, 2), weight, bias, padding=1)).permute(0, 2, 3, 1)
-    return fine if scale == 1 else resample(fine, *(_matrix(n, scale * n, z) for n in (H, W)))
+    fine = z.permute(0, 3, 1, 2)
+    if scale > 1:
+        fine = resample(fine, *(_matrix(scale * n, n, z) for n in (H, W)))
+    fine = F.gelu(F.conv2d(fine, weight, bias, padding=1))
+    if scale > 1:
+        fine = resample(fine, *(_matrix(n, scale * n, z) for n in (H, W)))
+    return fine.permute(0, 2, 3, 1)
 
 
-def resample(z: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Weighted sums of the rows and of the columns of (B, H, W, r); the matrices are (H', H) and (W', W)."""
-    B, _, W, r = z.shape
-    z = (rows @ z.flatten(2)).view(-1, W, r)  # (B H', W, r)
-    return (columns @ z).view(B, rows.shape[0], columns.shape[0], r)
+def resample(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Weighted sums of the rows and of the columns of (B, r, H, W); the matrices are (H', H) and (W', W)."""
+    return rows @ planes.contiguous() @ columns.t()
 
 
 def bicubic_matrix(out: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
