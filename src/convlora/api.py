@@ -1,5 +1,6 @@
 """The commands as functions: train, evaluate, compare, load."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def load(
     Args:
         run: run folder, adapter folder or hub id.
         device: by default a GPU if there is one.
-        precision: auto, fp32, bf16 or fp16.
+        precision: auto, fp32, bf16 or fp16; warns of one that is slow on this processor.
         engine: torch or openvino.
         tile: see `evaluate`, as tile_overlap.
         tile_overlap: see there.
@@ -150,8 +151,10 @@ def load(
     Raises:
         ConvLoraError: an argument or the model is not valid; says what to change.
     """
-    choose_computing(engine, device, precision)  # mistakes show before the model is loaded
+    slow = choose_computing(engine, device, precision).warning  # mistakes show before the model is loaded
     choose_tiles(tile, tile_overlap)
+    if slow:
+        warnings.warn(slow, stacklevel=2)
     return Predictor(
         from_pretrained(_path(run, "run")), device, precision, engine, tile=tile, tile_overlap=tile_overlap
     )

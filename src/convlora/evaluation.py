@@ -98,7 +98,7 @@ def evaluate_run(
     """
     warn = warn or _to_standard_error
     _check_arguments(split, json_file, pictures)
-    choose_computing(engine, device, precision)
+    slow = choose_computing(engine, device, precision).warning
     tiles = choose_tiles(tile, tile_overlap)
     segmenter = from_pretrained(run, backbone)
     classes = segmenter.config.classes
@@ -108,8 +108,8 @@ def evaluate_run(
     pairs = dataset.splits[split]
     if pictures is not None:
         _check_pictures(pairs, dataset, pictures, overwrite)
-    for problem in report.warnings:
-        warn(f"warning: {problem}")
+    for line in [*report.warnings, *([slow] if slow else [])]:
+        warn(f"warning: {line}")
     metrics = new_metrics(classes)
     predictor = Predictor(segmenter, device, precision, engine, tile=tile, tile_overlap=tile_overlap)
     rows: list[Image.Image] = []

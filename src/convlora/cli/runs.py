@@ -189,8 +189,12 @@ def predict(
         raise ConfigError("--overwrite and --skip-existing are both given. Give one of them.")
     existing: Existing = "overwrite" if overwrite else "skip" if skip_existing else "refuse"
     jobs = plan_jobs(inputs, out, overlay=overlay, probabilities=probabilities, existing=existing)
-    choose_computing(engine, device, precision or "auto")  # mistakes show before the model is loaded
+    slow = choose_computing(
+        engine, device, precision or "auto"
+    ).warning  # mistakes show before the model loads
     choose_tiles(tile, tile_overlap)
+    if slow:
+        print(f"warning: {slow}", file=sys.stderr)
     predictor = Predictor(
         from_pretrained(run, backbone),
         device,

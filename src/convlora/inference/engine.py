@@ -10,7 +10,7 @@ from torch import Tensor
 from convlora.errors import ConfigError
 from convlora.frozen import hold_frozen_in
 from convlora.head import HeadOutput
-from convlora.inference.device import autocast_dtype, choose_device
+from convlora.inference.device import autocast_dtype, choose_device, slowness
 from convlora.model import SegmentationModel
 
 ENGINES = ("torch", "openvino")
@@ -74,6 +74,11 @@ class Computing:
     engine: str
     device: torch.device
     dtype: torch.dtype | None
+
+    @property
+    def warning(self) -> str | None:
+        """What is to be said before it starts, or None."""
+        return slowness(self.dtype, self.device) if self.engine == "torch" else None
 
     def build(self, model: SegmentationModel) -> Engine:
         """Make the engine of a model that is on the device, in evaluation mode."""

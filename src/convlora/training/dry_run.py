@@ -18,7 +18,7 @@ from convlora.data.layout import DataSet
 from convlora.data.splits import limit_training
 from convlora.embedding_store import cache_folder, cache_limit
 from convlora.errors import ConfigError
-from convlora.inference.device import autocast_dtype
+from convlora.inference.device import autocast_dtype, slowness
 from convlora.model import Segmenter, SegmenterConfig, default_head
 from convlora.training.memory import MIB, StepMemory, estimate_peak, simulate_step
 from convlora.training.notes import remarks
@@ -92,7 +92,7 @@ class DryRun:
         options = []
         if self.plan.micro_batch > 1:
             options.append(f"--micro-batch {self.plan.micro_batch // 2}")
-        if self.precision == "fp32":
+        if self.precision == "fp32" and not slowness(torch.bfloat16, torch.device(self.device)):
             options.append("--precision bf16")
         if not self.checkpointing:
             options.append("--checkpointing")
@@ -123,6 +123,7 @@ def dry_run(config: RunConfig) -> DryRun:
     state = PartialState(cpu=not torch.accelerator.is_available())
     dtype = autocast_dtype(config.precision, state.device)
     plan = make_plan(config, len(dataset.splits["train"]), spec.encoder.embed_dim, state.num_processes)
+    slow = slowness(dtype, state.device)
     held = psutil.Process().memory_info().rss
     trained, total = _count(spec, built)
     step = simulate_step(spec, built, plan.micro_batch, dtype, config.checkpointing)
@@ -149,7 +150,7 @@ def dry_run(config: RunConfig) -> DryRun:
         if config.keeps_embeddings
         else 0,
         remarks=remarks(config),
-        warnings=[str(problem) for problem in report.warnings],
+        warnings=[*map(str, report.warnings), *([slow] if slow else [])],
     )
 
 

@@ -25,7 +25,7 @@ from convlora.data.splits import limit_training, read_record, record_splits
 from convlora.embedding_store import EmbeddingStore, cache_folder, cache_limit
 from convlora.errors import ConfigError
 from convlora.frozen import hold_frozen_in
-from convlora.inference.device import autocast_dtype
+from convlora.inference.device import autocast_dtype, slowness
 from convlora.model import SegmentationModel, Segmenter, SegmenterConfig, default_head
 from convlora.output import make_folder, write_text
 from convlora.training.embeddings import EmbeddedImages, EmbeddedPredictor, Embeddings
@@ -78,11 +78,12 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
     AcceleratorState._reset_state()  # else a second run in this process is bound to the first one's precision
     # without cpu=True, processes launched on a machine without a GPU would each train alone
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    precision = _ACCELERATE[autocast_dtype(config.precision, PartialState(cpu=cpu).device)]
-    accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
+    dtype = autocast_dtype(config.precision, PartialState(cpu=cpu).device)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=_ACCELERATE[dtype])
     check_launch(accelerator)
     set_seed(config.seed, device_specific=True)
-    warnings = [*map(str, report.warnings), *notes(config, dataset.classes)]
+    slow = slowness(dtype, accelerator.device)
+    warnings = [*map(str, report.warnings), *notes(config, dataset.classes), *([slow] if slow else [])]
     run = _Run(config, dataset, accelerator, warnings)
     return run.train(resume)
 
