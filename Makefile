@@ -28,7 +28,7 @@ bench: .venv/test
 	mkdir -p bench
 	$(BIN)/python benchmarks/experts.py | tee bench/experts.json
 	$(BIN)/python benchmarks/encoder.py --image-size 512 | tee bench/encoder.json
-	$(BIN)/python benchmarks/training_step.py --image-size 512 --sides lora,conv-lora,peft --dtype bf16 \
+	$(BIN)/python benchmarks/training_step.py --image-size 512 --sides lora,conv-lora,peft --dtype auto \
 	  | tee bench/training_step.json
 	$(BIN)/python benchmarks/embedding_cache.py --images 2 | tee bench/embedding_cache.json
 	$(BIN)/python benchmarks/tiled_prediction.py --size 5000 | tee bench/tiled_prediction.json

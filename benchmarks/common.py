@@ -14,6 +14,9 @@ import torch
 from torch import nn
 
 from convlora.backbone.presets import BACKBONES
+from convlora.inference.device import autocast_dtype, slowness
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def environment(*packages: str) -> dict[str, Any]:
@@ -24,6 +27,7 @@ def environment(*packages: str) -> dict[str, Any]:
             "system": platform.platform(),
             "threads": torch.get_num_threads(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
+            "precision of auto": "fp32" if autocast_dtype("auto", torch.device("cpu")) is None else "bf16",
         },
         "versions": {
             "python": platform.python_version(),
@@ -40,6 +44,19 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     name = next((line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line), "?")
     return f"{name}, {'AMX' if 'amx_bf16' in text else 'no AMX'}"
+
+
+def dtypes(text: str) -> tuple[dict[str, torch.dtype], dict[str, str]]:
+    """Precisions to run, by name, and those that are left out as they would take hours here, with the reason.
+
+    Args:
+        text: fp32, bf16 or auto (bf16 where the processor has arithmetic for it), separated by commas.
+    """
+    auto = environment()["machine"]["precision of auto"]
+    named = {name: DTYPES[name] for name in dict.fromkeys(text.replace("auto", auto).split(","))}
+    reasons = {name: slowness(dtype, torch.device("cpu")) for name, dtype in named.items() if name != "fp32"}
+    left_out = {name: f"left out: {reason}" for name, reason in reasons.items() if reason}
+    return {name: dtype for name, dtype in named.items() if name not in left_out}, left_out
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -7,7 +7,7 @@ Sides, in turn in one process, same weights (random) and image: convlora; transf
 sdpa and with its default, eager attention (fp32); `products`, the matrix products of the same shapes and
 nothing else: the linear layers, the convolutions, and the two products of attention by PyTorch's fused kernel
 without positions. In bf16 transformers' model is cast whole; ours runs under autocast with frozen
-weights held in bf16, as in the commands.
+weights held in bf16, as in the commands; bf16 is left out where the processor has no arithmetic for it.
 Prints JSON with medians, ratios (medians over neighbouring runs) and the largest difference of the outputs.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import SamModel
 
-from common import in_turn, parser, random_transformers_sam, ratio, report, summary
+from common import dtypes, in_turn, parser, random_transformers_sam, ratio, report, summary
 from convlora.backbone.image_encoder import ImageEncoder
 from convlora.backbone.presets import BACKBONES, EncoderSpec
 from convlora.backbone.weights import load_sam
@@ -107,16 +107,15 @@ def measure(options: argparse.Namespace, dtype: torch.dtype, folder: str) -> dic
 
 
 def main() -> None:
-    options = parser(__doc__, backbone="facebook/sam-vit-base", image_size=1024, repeats=5).parse_args()
+    made = parser(__doc__, backbone="facebook/sam-vit-base", image_size=1024, repeats=5, dtype="fp32,bf16")
+    options = made.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         random_transformers_sam(options.backbone, options.image_size, Path(folder))
-        result = {
-            name: measure(options, dtype, folder)
-            for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
-        }
-    report("encoder forward", {"options": vars(options), **result}, "transformers")
+        chosen, left_out = dtypes(options.dtype)
+        result = {name: measure(options, dtype, folder) for name, dtype in chosen.items()}
+    report("encoder forward", {"options": vars(options), **result, **left_out}, "transformers")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from common import parser, randomise, report, seconds
+from common import dtypes, parser, randomise, report, seconds
 from convlora.adapters import build_method
 from convlora.backbone.presets import BACKBONES
 from convlora.backbone.sam import Sam
@@ -68,17 +68,18 @@ def in_a_process(*arguments: object) -> dict[str, float]:
 
 
 def main() -> None:
-    options = parser(__doc__, backbones=ALL, method="conv-lora", dtype="bf16").parse_args()
+    options = parser(__doc__, backbones=ALL, method="conv-lora", dtype="auto").parse_args()
+    (dtype,) = dtypes(options.dtype)[0] or [options.dtype]
     build_method(options.method)
     rows: list[dict[str, Any]] = []
     for backbone in options.backbones.split(","):
         for size, images, micro, checkpointing in ROWS:
             if images > 1 and backbone != "facebook/sam-vit-base":
                 continue
-            found = in_a_process(backbone, options.method, options.dtype, size, images, micro, checkpointing)
+            found = in_a_process(backbone, options.method, dtype, size, images, micro, checkpointing)
             what = {"backbone": backbone, "image size": size, "images": images, "micro-batch": micro}
             rows.append({**what, "checkpointing": checkpointing, **found})
-    report("memory knobs", {"options": vars(options), "rows": rows})
+    report("memory knobs", {"options": vars(options), "dtype": dtype, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python benchmarks/memory_model.py                # sam-tiny at 256 and 512 px, a random ViT-B at 512 px
     python benchmarks/memory_model.py --all          # also ViT-B at 1024 px: some minutes, 5 GB
+    python benchmarks/memory_model.py --all --fp32   # only in fp32, for processors without bf16 arithmetic
 
 Each case trains two steps on two generated images through `convlora train` and takes the largest resident set
 size of that process. Prints JSON: estimate and peak of every case in MiB, their ratio, and the worst ratio.
@@ -84,8 +85,11 @@ def run(values: dict[str, object], what: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--all", action="store_true", help="also ViT-B at 1024 px")
+    parser.add_argument("--fp32", action="store_true", help="only cases in fp32")
+    options = parser.parse_args()
+    cases = [case for case in CASES + LARGE * options.all if case[3] == "fp32" or not options.fp32]
     rows = []
-    for backbone, size, method, precision, micro_batch in CASES + (LARGE if parser.parse_args().all else []):
+    for backbone, size, method, precision, micro_batch in cases:
         with tempfile.TemporaryDirectory() as name:
             write_data(Path(name) / "data", micro_batch)
             values = {

@@ -11,6 +11,7 @@ held in bf16 where the step is;
 `official`: SamModel with eager attention in fp32 and Conv-LoRA layers written as the official code computes
 them (each expert interpolates, convolves and interpolates back the windows that chose it). The same loss
 everywhere: binary cross-entropy and Dice on the low-resolution logits.
+bf16 is left out where the processor has no arithmetic for it; `--dtype auto` takes what the commands would.
 Times: in turn in one process. Peak memory: largest resident set of a process that does two steps of one side.
 Prints JSON.
 """
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SamModel
 
-from common import in_turn, parser, random_transformers_sam, randomise, ratio, report, summary
+from common import DTYPES, dtypes, in_turn, parser, random_transformers_sam, randomise, ratio, report, summary
 from convlora.adapters import build_method
 from convlora.backbone.weights import load_sam
 from convlora.frozen import hold_frozen_in
@@ -61,7 +62,6 @@ PAIRS = (
     ("conv-lora rank 32", "lora rank 32"),
     ("conv-lora-multiscale", "lora"),
 )
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
@@ -183,6 +183,13 @@ def ratios(times: dict[str, list[float]], memory: dict[str, dict[str, int]]) -> 
     return found
 
 
+def runs(side: str, dtype: str) -> bool:
+    """Whether a side has a run in this precision, here."""
+    if side == "conv-lora in bf16":
+        return dtype == "fp32" and "bf16" in dtypes("bf16")[0]
+    return side != "official" or dtype == "fp32"
+
+
 def main() -> None:
     made = parser(__doc__, backbone="facebook/sam-vit-base", image_size=1024, repeats=3, dtype="bf16,fp32")
     made.add_argument("--sides", default=",".join((*OURS, "conv-lora in bf16", *THEIRS)))
@@ -191,11 +198,12 @@ def main() -> None:
     sides = options.sides.split(",")
     with tempfile.TemporaryDirectory() as folder:
         random_transformers_sam(options.backbone, options.image_size, Path(folder))
+        chosen, left_out = dtypes(options.dtype)
         result = {}
-        for dtype in options.dtype.split(","):
-            run = [side for side in sides if dtype == "fp32" or side not in ("official", "conv-lora in bf16")]
+        for dtype in chosen:
+            run = [side for side in sides if runs(side, dtype)]
             result[dtype] = measure(run, options, dtype, folder)
-    report("training step", {"options": vars(options), **result}, "transformers", "peft")
+    report("training step", {"options": vars(options), **result, **left_out}, "transformers", "peft")
 
 
 if __name__ == "__main__":

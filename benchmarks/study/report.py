@@ -69,12 +69,18 @@ def provenance(found: Found, plan: dict) -> Iterator[str]:
     for title, values in {
         "Commits": {m["commit"] for m in made},
         "Backbone": {c.content["backbone"][:16] for c in found.values()},
-        "Machines": {m["machine"]["processor"] for m in made},
+        "Machines": {machine(m["machine"]) for m in made},
         "Versions": {", ".join(f"{k} {v}" for k, v in m["versions"].items()) for m in made},
         "Commands": {m["command"] for m in made},
     }.items():
         yield f"- {title}: {'; '.join(sorted(values)) or 'none yet'}"
     yield ""
+
+
+def machine(of: dict) -> str:
+    """Processor, its vector instructions, and the precision that its runs took, where that was recorded."""
+    precision = of.get("precision of auto")
+    return f"{of['processor']}, {of['instructions']}" + (f", computes in {precision}" if precision else "")
 
 
 def claims(found: Found) -> Iterator[str]:

@@ -18,7 +18,7 @@ from convlora.presets import LEARNED_ROUTER
 from convlora.training import dry_run as module
 from convlora.training.dry_run import dry_run
 from convlora.training.memory import (
-    ACTIVATION_FACTOR,
+    ACTIVATION_FACTORS,
     CPU_OVERHEAD,
     DEVICE_OVERHEAD,
     MIB,
@@ -96,13 +96,18 @@ def test_parameters_and_state():
 
 @pytest.mark.parametrize(("classes", "head"), [(5, "per-class"), (5, "mask-classification")])
 def test_other_heads(classes, head):
-    assert simulate_step(SMALL, segmenter_config(classes=classes, head=head), 1, None).activations > 0
+    full = simulate_step(SMALL, segmenter_config(classes=classes, head=head), 1, None)
+    half = simulate_step(SMALL, segmenter_config(classes=classes, head=head), 1, torch.bfloat16)
+    assert full.activations > 0
+    assert (full.half, half.half) == (False, True)
 
 
-def test_estimate_is_the_sum_of_its_parts():
-    step = StepMemory(parameters=100, state=20, activations=1000)
-    assert estimate_peak(step, "cpu", held=7, cached=3) == 120 + ACTIVATION_FACTOR * 1000 + 10 + CPU_OVERHEAD
-    assert estimate_peak(step, "cuda", held=7, cached=3) == 120 + ACTIVATION_FACTOR * 1000 + DEVICE_OVERHEAD
+@pytest.mark.parametrize("half", [False, True])
+def test_estimate_is_the_sum_of_its_parts(half):
+    step = StepMemory(parameters=100, state=20, activations=1000, half=half)
+    more = 120 + ACTIVATION_FACTORS[half] * 1000
+    assert estimate_peak(step, "cpu", held=7, cached=3) == more + 10 + CPU_OVERHEAD
+    assert estimate_peak(step, "cuda", held=7, cached=3) == more + DEVICE_OVERHEAD
 
 
 def run(monkeypatch, capsys, *arguments):

@@ -26,11 +26,12 @@ from convlora.model import Segmenter, SegmenterConfig
 
 MIB = 2**20
 #: Added on CPUs to what the process holds before the model is built: thread pools, workspaces, first uses.
-CPU_OVERHEAD = 330 * MIB
+CPU_OVERHEAD = 230 * MIB
 #: Added on other devices: the context of the driver and its libraries. Not measured.
 DEVICE_OVERHEAD = 700 * MIB
-#: Peak of the activations over the bytes that are alive: kernels' buffers and fragmentation.
-ACTIVATION_FACTOR = 1.25
+#: Peak of the activations over the bytes that are alive, in fp32 and in half precision: kernels' buffers and
+#: fragmentation.
+ACTIVATION_FACTORS = (1.3, 1.5)
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,13 @@ class StepMemory:
         parameters: all parameters, trained or not, in fp32.
         state: gradients and AdamW's two moments of the trained ones.
         activations: most that is alive besides, in forward and backward of one micro-batch.
+        half: whether it computes in half precision.
     """
 
     parameters: int
     state: int
     activations: int
+    half: bool
 
 
 def simulate_step(
@@ -80,7 +83,7 @@ def simulate_step(
         (loss if auxiliary is None else loss + auxiliary).backward()
         peak = live.peak
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return StepMemory(parameters, 3 * trained, max(0, peak - parameters - trained))
+    return StepMemory(parameters, 3 * trained, max(0, peak - parameters - trained), dtype is not None)
 
 
 def estimate_peak(step: StepMemory, device: str, held: int, cached: int = 0) -> int:
@@ -92,7 +95,7 @@ def estimate_peak(step: StepMemory, device: str, held: int, cached: int = 0) -> 
         held: resident bytes of the process before the model is built.
         cached: decoded training images that are kept.
     """
-    model = step.parameters + step.state + int(ACTIVATION_FACTOR * step.activations)
+    model = step.parameters + step.state + int(ACTIVATION_FACTORS[step.half] * step.activations)
     return model + (held + cached + CPU_OVERHEAD if device == "cpu" else DEVICE_OVERHEAD)
 
 
