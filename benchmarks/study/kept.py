@@ -110,9 +110,16 @@ def command(words: Sequence[str]) -> str:
 
 
 def commit() -> str:
-    """Commit that the code is at, marked where files differ from it."""
+    """Commit that the code is at, marked where files but those of results differ from it."""
+    found = _git("rev-parse", "--short=12", "HEAD")
+    root = _git("rev-parse", "--show-toplevel")
+    others = (root, ":(exclude,top)benchmarks/study/results")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *others)
+    return f"{found}-dirty" if found and changed else found or "unknown"
+
+
+def _git(*arguments: str) -> str:
     done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
-    )  # fmt: skip
-    return done.stdout.strip() or "unknown"
+        ["git", *arguments], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
+    return done.stdout.strip()
