@@ -222,7 +222,7 @@ def test_epochs_replace_the_steps_of_the_file(tmp_path):
 
 def test_a_preset_against_the_file_is_refused(tmp_path):
     recorded = make_config({"data": "d", "out": "o"}).model_dump(mode="json")
-    with pytest.raises(ConfigError, match=r"--preset paper is given, but .*c\.yaml says resize: pad"):
+    with pytest.raises(ConfigError, match=r"--preset paper is given, but .*says loss: default, lr: None"):
         asked(tmp_path, recorded, {"preset": "paper"})
     paper = make_config({"data": "d", "out": "o", "preset": "paper"}).model_dump(mode="json")
     with pytest.raises(ConfigError, match=r"--preset default is given, but .*says preset: paper"):

@@ -49,7 +49,9 @@ class RunConfig(BaseModel):
     multiclass_head: HeadKind = Field("per-class", description="Head for three or more classes.")
     num_masks: int | None = Field(None, ge=2, description="Mask tokens of mask classification.")
     image_size: int | None = Field(None, ge=32, le=4096, description="Side of the input in pixels.")
-    resize: Literal["pad", "stretch"] = Field("pad", description="Keep the aspect and pad, or stretch.")
+    resize: Literal["pad", "stretch"] = Field(
+        "stretch", description="Stretch to the square input, or keep the aspect and pad."
+    )
     augment: Literal["none", "flip", "strong"] = Field(
         "flip", description="Augmentation; strong also changes colours, scale and place."
     )

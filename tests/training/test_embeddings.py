@@ -120,7 +120,7 @@ def test_another_run_on_the_same_data_computes_nothing(binary_data, small_backbo
     assert "; 0 of them computed now, in" in capsys.readouterr().out
     fit(config(binary_data, small_backbone, tmp_path / "size", augment="none", image_size=128))
     fit(config(binary_data, small_backbone, tmp_path / "bf16", augment="none", precision="bf16"))
-    fit(config(binary_data, small_backbone, tmp_path / "pad", augment="none", resize="stretch"))
+    fit(config(binary_data, small_backbone, tmp_path / "pad", augment="none", resize="pad"))
     assert len(passes) == 36
 
 
