@@ -285,10 +285,11 @@ def test_bf16_is_refused_where_openvino_would_take_fp32(monkeypatch):
     assert choose_computing("openvino", None, "fp32").dtype is None
 
 
-def test_without_openvino(monkeypatch):
+@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
+def test_without_openvino(precision, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtraError, match=r"(?s)'openvino', which is not .*'convlora\[openvino\]'"):
-        choose_computing("openvino")
+        choose_computing("openvino", None, precision)
 
 
 def test_nothing_is_reported_to_its_makers():

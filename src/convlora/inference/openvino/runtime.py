@@ -42,7 +42,9 @@ def check_precision(dtype: torch.dtype | None) -> None:
 
     Raises:
         ConfigError: it does not; OpenVINO itself would take another precision without a word.
+        MissingExtraError: it is not installed.
     """
+    openvino()
     if dtype == torch.float16:
         raise ConfigError(
             "precision is fp16, but OpenVINO computes in fp16 on few processors and in fp32 on the others "
