@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from common import dtypes, parser, randomise, report, seconds
+from common import environment, parser, randomise, report, seconds
 from convlora.adapters import build_method
 from convlora.backbone.presets import BACKBONES
 from convlora.backbone.sam import Sam
@@ -69,7 +69,8 @@ def in_a_process(*arguments: object) -> dict[str, float]:
 
 def main() -> None:
     options = parser(__doc__, backbones=ALL, method="conv-lora", dtype="auto").parse_args()
-    (dtype,) = dtypes(options.dtype)[0] or [options.dtype]
+    auto = environment()["machine"]["precision of auto"]
+    dtype = auto if options.dtype == "auto" else options.dtype
     build_method(options.method)
     rows: list[dict[str, Any]] = []
     for backbone in options.backbones.split(","):

@@ -2,10 +2,10 @@
 
     python benchmarks/memory_model.py                # sam-tiny at 256 and 512 px, a random ViT-B at 512 px
     python benchmarks/memory_model.py --all          # also ViT-B at 1024 px: some minutes, 5 GB
-    python benchmarks/memory_model.py --all --fp32   # only in fp32, for processors without bf16 arithmetic
 
 Each case trains two steps on two generated images through `convlora train` and takes the largest resident set
-size of that process. Prints JSON: estimate and peak of every case in MiB, their ratio, and the worst ratio.
+size of that process. Cases in bf16 are left out where the processor has no arithmetic for it.
+Prints JSON: estimate and peak of every case in MiB, their ratio, and the worst ratio.
 """
 
 import argparse
@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+
+from common import dtypes
 
 VIT_B = "random:facebook/sam-vit-base"
 CASES = [  # backbone, size, method, precision, micro-batch
@@ -85,9 +87,9 @@ def run(values: dict[str, object], what: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--all", action="store_true", help="also ViT-B at 1024 px")
-    parser.add_argument("--fp32", action="store_true", help="only cases in fp32")
     options = parser.parse_args()
-    cases = [case for case in CASES + LARGE * options.all if case[3] == "fp32" or not options.fp32]
+    precisions, left_out = dtypes("fp32,bf16")
+    cases = [case for case in CASES + LARGE * options.all if case[3] in precisions]
     rows = []
     for backbone, size, method, precision, micro_batch in cases:
         with tempfile.TemporaryDirectory() as name:
@@ -115,6 +117,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, CPU",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "cases": rows,
+        **left_out,
         "lowest ratio": min(ratios),
         "highest ratio": max(ratios),
     }

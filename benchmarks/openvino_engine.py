@@ -4,7 +4,8 @@ Sides, each in bf16 and fp32: transformers' SamModel encoder with sdpa (`transfo
 (`torch`); the conversion of transformers' encoder by OpenVINO's own convert_model (`anchor`); the conversion
 of ours, plain (`plain`) and with Conv-LoRA (`adapted`). All have the same random weights, the update of the
 adapter is not zero. Every conversion is compared with PyTorch's float32 before it is timed. PyTorch's sides
-are run fewer times (--torch-repeats; 0 leaves them out): they take longest.
+are run fewer times (--torch-repeats; 0 leaves them out): they take longest. bf16 is left out where the
+processor has no arithmetic for it.
 
     python benchmarks/openvino_engine.py
     python benchmarks/openvino_engine.py --image-size 512 --repeats 20 --precisions bf16
@@ -22,7 +23,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common import in_turn, parser, random_transformers_sam, randomise, ratio, report, seconds, summary
+from common import (
+    dtypes,
+    in_turn,
+    parser,
+    random_transformers_sam,
+    randomise,
+    ratio,
+    report,
+    seconds,
+    summary,
+)
 from convlora import adapters
 from convlora.backbone.weights import load_sam
 from convlora.inference.openvino.conversion import convert
@@ -68,7 +79,9 @@ def main() -> None:
         files, converting = convert_all(modules, image, folder)
         expected = {side: modules[side](image) for side in modules}
         result: dict[str, Any] = {"arguments": vars(chosen), "seconds_to_convert": converting}
-        for precision in chosen.precisions.split(","):
+        precisions, left_out = dtypes(chosen.precisions)
+        result |= left_out
+        for precision in precisions:
             result[precision] = measure(modules, files, expected, image, precision, chosen)
     report("openvino_engine", result, "openvino", "transformers")
 

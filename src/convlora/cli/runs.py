@@ -189,9 +189,8 @@ def predict(
         raise ConfigError("--overwrite and --skip-existing are both given. Give one of them.")
     existing: Existing = "overwrite" if overwrite else "skip" if skip_existing else "refuse"
     jobs = plan_jobs(inputs, out, overlay=overlay, probabilities=probabilities, existing=existing)
-    slow = choose_computing(
-        engine, device, precision or "auto"
-    ).warning  # mistakes show before the model loads
+    # before the model is loaded, so that mistakes show at once
+    slow = choose_computing(engine, device, precision or "auto").warning
     choose_tiles(tile, tile_overlap)
     if slow:
         print(f"warning: {slow}", file=sys.stderr)
