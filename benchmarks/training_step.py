@@ -41,13 +41,15 @@ from convlora.model import Segmenter
 from convlora.presets import LEARNED_ROUTER
 from official import OfficialConvLoRA
 
-LEARNED = "conv-lora that learns"  # with the default preset's router
+LEARNS = " that learns"  # with the default preset's router
+LEARNED, WIDE = "conv-lora" + LEARNS, "conv-lora rank 32" + LEARNS
 OURS = (
     "lora",
     "conv-lora",
     LEARNED,
     "lora rank 32",
     "conv-lora rank 32",
+    WIDE,
     "conv-lora-multiscale",
     "decoder-only",
 )
@@ -60,6 +62,7 @@ PAIRS = (
     ("conv-lora", "lora"),
     (LEARNED, "lora"),
     ("conv-lora rank 32", "lora rank 32"),
+    (WIDE, "lora rank 32"),
     ("conv-lora-multiscale", "lora"),
 )
 
@@ -75,9 +78,9 @@ def ours(
     side: str, folder: str, size: int, dtype: torch.dtype
 ) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     """Model and its logits of an image; as in `convlora train`."""
-    name, _, rank = side.removesuffix(" that learns").partition(" rank ")
-    options = LEARNED_ROUTER if side == LEARNED else {"rank": int(rank)} if rank else {}
-    method = build_method(name, options)
+    name, _, rank = side.removesuffix(LEARNS).partition(" rank ")
+    options = dict(LEARNED_ROUTER) if side.endswith(LEARNS) else {}
+    method = build_method(name, options | ({"rank": int(rank)} if rank else {}))
     model = Segmenter.from_backbone(load_sam(folder), ["background", "foreground"], method, image_size=size)
     hold_frozen_in(model, None if dtype == torch.float32 else dtype)
 
