@@ -64,7 +64,7 @@ def provenance(found: Found, plan: dict) -> Iterator[str]:
     yield (
         f"All runs: {common['backbone']}, {common['image_size']} px, {common['max_steps']} steps of "
         f"{common['batch_size']} images, best of the validation split; images stretched to the square, "
-        "padded in the parts that are named so."
+        "padded in the parts that are named so; part `epochs` trains for 30 epochs."
     )
     yield ""
     for title, values in {
@@ -108,8 +108,13 @@ def claims(found: Found) -> Iterator[str]:
         against("routing", "conv-lora", OFFICIAL),
     )
     pairs = (("lora", "decoder-only"), ("conv-lora", "decoder-only"), ("conv-lora", "lora"))
-    for part, what in (("default", ""), ("default-padded", " but resize=pad")):
-        for method, other in (*pairs, ("conv-lora", OFFICIAL), (OFFICIAL, "lora")):
+    routers = (("conv-lora", OFFICIAL), (OFFICIAL, "lora"))
+    for part, what, asked in (
+        ("default", "", (*pairs, *routers)),
+        ("epochs", ", 30 epochs", pairs),
+        ("default-padded", " but resize=pad", (*pairs, *routers)),
+    ):
+        for method, other in asked:
             yield sentence(
                 f"Default preset{what}, learning rate not tuned. {method} beats {other}",
                 against(part, method, other),
