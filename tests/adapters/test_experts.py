@@ -78,7 +78,17 @@ def test_one_scale_is_exact_with_many_channels(scale):
 
 @pytest.mark.parametrize(
     ("scale", "channels", "values"),  # values per cell; 0 where they are computed again
-    [(1, 3, 3), (2, 3, 28), (7, 3, 6), (8, 3, 60), (7, 32, 32), (2, 8, 0), (8, 8, 0), (8, 32, 0)],
+    [
+        (1, 3, 3),
+        (2, 3, 28),
+        (7, 3, 6),
+        (8, 3, 60),
+        (8, 8, 160),
+        (7, 32, 32),
+        (2, 16, 0),
+        (8, 16, 0),
+        (8, 32, 0),
+    ],
 )
 def test_holds_little_for_the_backward_pass(scale, channels, values):
     experts = make((scale,), channels)
@@ -109,9 +119,16 @@ def test_routing_within_a_batch_is_exact(size, top_k):
     compare(experts, z, torch.rand(7, top_k, dtype=torch.float64), indices, 1e-11)
 
 
+@pytest.mark.parametrize("kept", [300, 0], ids=["held", "computed again"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("kind", ["ones", "per map", "per position"])
-def test_mixture_of_all_is_exact(size, kind):
+def test_mixture_of_all_is_exact(size, kind, kept, monkeypatch):
+    monkeypatch.setattr(module, "_KEPT", kept)
+    runs = []
+    on_fine_grid = module.on_fine_grid
+    monkeypatch.setattr(
+        module, "on_fine_grid", lambda *arguments: (runs.append(1), on_fine_grid(*arguments))[1]
+    )
     experts = make((1, 2, 3, 4, 5, 8, 2))
     z = torch.randn(2, *size, 3, dtype=torch.float64, requires_grad=True)
     shape = {"ones": (2, 1, 1, 7), "per map": (2, 1, 1, 7), "per position": (2, *size, 7)}[kind]
@@ -133,6 +150,7 @@ def test_mixture_of_all_is_exact(size, kind):
     ):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
         assert got.abs().max() > 0
+    assert len(runs) == (3 if kept else 6)  # scales 1 and 2, twice where they are computed again
 
 
 def test_float32():

@@ -29,8 +29,9 @@ from convlora.tracing import being_traced
 _HELD = (20, 2)
 """Values per channel and cell that an expert of an even and of an odd scale leaves for its backward pass."""
 
-_KEPT = 128
-"""Values per cell that experts may hold; all else of a ViT-B's training step holds about 7,000 in a layer."""
+_KEPT = 300
+"""Values per cell that experts may hold: those of all eight scales at rank 3, which are 264. All else of a
+ViT-B's training step holds about 7,000 in a layer."""
 
 _DIRECT = 2
 """Up to this scale the upsampled map, s^2 values per cell, is smaller than what the down step reads of it."""
@@ -114,7 +115,7 @@ class MultiScaleExperts(nn.Module):
         """Run experts of these scales; what would be much to hold is computed again in the backward pass.
 
         One expert of each parity would hold 139 MiB in a ViT-B at 1024 px with rank 32, as the memory model
-        counts; with rank 3 18 MiB, less than the time is worth.
+        counts; with rank 3 18 MiB and all eight scales about 50, less than the time is worth.
         """
         held = self.weight.shape[1] * sum(_HELD[scale % 2] for scale in scales)
         trains = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
