@@ -64,7 +64,8 @@ def provenance(found: Found, plan: dict) -> Iterator[str]:
     yield (
         f"All runs: {common['backbone']}, {common['image_size']} px, {common['max_steps']} steps of "
         f"{common['batch_size']} images, best of the validation split; images stretched to the square, "
-        "padded in the parts that are named so; part `epochs` trains for 30 epochs."
+        "padded in the parts that are named so; part `epochs` trains for 30 epochs, part `full-random` from "
+        "random weights."
     )
     yield ""
     for title, values in {
@@ -122,6 +123,10 @@ def claims(found: Found) -> Iterator[str]:
     yield sentence(
         "Conv-LoRA with the default preset beats itself with the paper's",
         between(found, "default", "paper", "conv-lora"),
+    )
+    yield sentence(
+        "sam-tiny. Full tuning from its weights beats full tuning from random ones",
+        between(found, "full", "full-random", "full"),
     )
     yield sentence(
         "Geometry. Images stretched to the square beat padded ones, decoder alone, on validation",
