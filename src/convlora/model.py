@@ -33,7 +33,7 @@ class SegmenterConfig:
     head: HeadKind = "binary"
     num_masks: int = 0
     image_size: int = 1024
-    resize: str = "pad"
+    resize: str = "stretch"
     backbone_fingerprint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class Segmenter(SegmentationModel):
         head: HeadKind | None = None,
         num_masks: int | None = None,
         image_size: int | None = None,
-        resize: str = "pad",
+        resize: str = "stretch",
         seed: int = 0,
     ) -> Self:
         """Build a model to be trained.
@@ -157,7 +157,7 @@ class Segmenter(SegmentationModel):
             head: see `SegmentationHead`; by default binary or per-class.
             num_masks: mask tokens of mask classification; by default max(10, classes).
             image_size: side of the encoder's square input in pixels; by default the backbone's own.
-            resize: 'pad' or 'stretch'.
+            resize: 'stretch' or 'pad'; see `RESIZE_MODES`.
             seed: of the new parameters; the caller's random state is left as it was.
 
         Raises:

@@ -47,7 +47,7 @@ def slow(model, image):
         part = torch.from_numpy(image[t.top : t.bottom, t.left : t.right].astype(np.float32) / 255).permute(
             2, 0, 1
         )
-        geometry = fit_geometry(part.shape[1:], 64, "pad")
+        geometry = fit_geometry(part.shape[1:], 64, model.config.resize)
         with torch.no_grad():
             output = model(normalize(apply_image(part, geometry))[None])
         scores = invert(model.head.scores(output)[0], geometry).double()
