@@ -64,8 +64,8 @@ def provenance(found: Found, plan: dict) -> Iterator[str]:
     yield (
         f"All runs: {common['backbone']}, {common['image_size']} px, {common['max_steps']} steps of "
         f"{common['batch_size']} images, best of the validation split; images stretched to the square, "
-        "padded in the parts that are named so; part `epochs` trains for 30 epochs, part `full-random` from "
-        "random weights."
+        "padded in the parts that are named so; parts `epochs` and `epochs-paper` train for 30 epochs, "
+        "`full-random` from random weights."
     )
     yield ""
     for title, values in {
@@ -120,10 +120,11 @@ def claims(found: Found) -> Iterator[str]:
                 f"Default preset{what}, learning rate not tuned. {method} beats {other}",
                 against(part, method, other),
             )
-    yield sentence(
-        "Conv-LoRA with the default preset beats itself with the paper's",
-        between(found, "default", "paper", "conv-lora"),
-    )
+    for ours, theirs, what in (("default", "paper", ""), ("epochs", "epochs-paper", ", 30 epochs")):
+        yield sentence(
+            f"Conv-LoRA with the default preset beats itself with the paper's{what}",
+            between(found, ours, theirs, "conv-lora"),
+        )
     yield sentence(
         "sam-tiny. Full tuning from its weights beats full tuning from random ones",
         between(found, "full", "full-random", "full"),
