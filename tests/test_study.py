@@ -62,6 +62,7 @@ def keep_runs(folder, gain):
             for label in ("lora", "conv-lora"):
                 dice = 0.7 + 0.03 * seed + (gain + 0.001 * seed if label == "conv-lora" else 0)
                 scores = {"mean_dice_foreground": dice, "mean_iou": dice - 0.1}
+                scores["image_mean_dice_foreground"] = dice + 0.05
                 costs = {"trained_parameters": 1000, "step_seconds": 0.5, "peak_memory_mib": 600}
                 result = {"digest": f"{label}-{seed}", "scores": scores, **costs}
                 result["validation"] = {"mean_dice_foreground": 0.5}
@@ -130,7 +131,22 @@ def test_the_page_says_what_the_runs_say(tmp_path, gain, word):
     sign = "+" if gain > 0 else "-"
     assert f"1. Conv-LoRA beats LoRA: **{word}**. nuclei **{sign}" in text
     assert "3. Adapting the encoder with LoRA beats training the decoder alone: **not measured yet**" in text
-    assert "| lora | all | 73.0 ± 3.0 (3) | 63.0 ± 3.0 (3) | - | 1,000 | 0.50 | 600 |" in text
+    row = "| lora | all | 73.0 ± 3.0 (3) | 78.0 ± 3.0 (3) | 63.0 ± 3.0 (3) | - | - | - | 1,000 | 0.50 | 600 |"
+    assert row in text
+
+
+def test_one_set_of_two_parts_supports_nothing_yet(tmp_path):
+    keep_runs(tmp_path, 0.02)
+    (tmp_path / "methods-nuclei.json").rename(tmp_path / "others-nuclei.json")
+    keep_runs(tmp_path, 0.03)
+    found = verdicts.load(tmp_path)
+    apart = study_report.between(found, "methods", "others", "conv-lora")
+    assert apart["nuclei"].mean == pytest.approx(0.01)
+    assert apart["nuclei"].clear
+    assert apart["cracks"] is apart["camvid"] is None
+    assert study_report.sentence("Later", apart).startswith("Later: **not decidable here**. nuclei **+1.0")
+    assert study_report.by_image(apart) == "*By image* nuclei **+1.0 [+1.0, +1.0]**."
+    assert study_report.by_image({"nuclei": None}) == ""
 
 
 def test_one_set_of_three_supports_nothing_yet(tmp_path):
