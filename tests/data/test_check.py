@@ -307,3 +307,54 @@ def test_bad_class_names(tmp_path, file, text, message):
 
 def test_no_class_names(tmp_path):
     assert read_class_names(tmp_path) is None
+
+
+def with_areas(root, split, rows, white=1):
+    """A split whose masks have so many of their 40 rows in the foreground."""
+    for folder in ("images", "masks"):
+        shutil.rmtree(root / split / folder)
+        (root / split / folder).mkdir()
+    for i, n in enumerate(rows):
+        noise = np.random.default_rng([*split.encode(), i]).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        mask(root / split / "images" / f"{split}_{i:02d}.png", noise)
+        mask(
+            root / split / "masks" / f"{split}_{i:02d}.png",
+            white * np.uint8(np.arange(40) < n)[:, None].repeat(40, 1),
+        )
+
+
+@pytest.mark.parametrize("white", [1, 255])
+def test_few_masks_with_much_foreground_are_told(data, white):
+    for split in ("train", "val", "test"):
+        with_areas(data, split, [1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3], white)
+    assert check_dataset(data).problems == []
+    with_areas(data, "val", [1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 30], white)
+    report = check_dataset(data)
+    (problem,) = report.problems
+    assert (problem.severity, problem.code) == ("warning", "much-foreground")
+    assert problem.file.endswith("val_10.png")
+    assert problem.found == (
+        "foreground is 75 % of this mask and 5 % of the median one; such masks, 1 of 11 in val, hold 58 % of "
+        "all foreground"
+    )
+    assert "filled by mistake" in problem.rule
+    assert "image_mean_dice_foreground" in problem.fix
+    assert check_dataset(data, splits=("test",), scored="test").problems == []
+    assert len(check_dataset(data, splits=("val",), scored="val").problems) == 1
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [2] * 8 + [30],  # too few to tell
+        [2] * 10 + [19],  # less than ten times the median
+        [2] * 70 + [30],  # a small part of the foreground
+        [1] * 16 + [20] * 2,  # more than a tenth of the masks
+        [0] * 12 + [30],  # one alone
+    ],
+)
+def test_much_foreground_is_no_fault_by_itself(data, rows):
+    with_areas(data, "val", rows)
+    report = check_dataset(data)
+    assert report.ok
+    assert "much-foreground" not in codes(report, "warning")

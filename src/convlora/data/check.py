@@ -11,7 +11,7 @@ from convlora.data.check_files import Scanned, check_copies, check_files
 from convlora.data.check_folders import check_folders, rename_hint, renames
 from convlora.data.check_names import class_names
 from convlora.data.check_scored import only_split
-from convlora.data.check_values import check_training, check_values, find_encoding
+from convlora.data.check_values import check_foreground, check_training, check_values, find_encoding
 from convlora.data.find import find_source
 from convlora.data.labels import Label, MaskFile
 from convlora.data.layout import DataSet, Folder, Pair, fingerprint, pair_by_stem, split_pairs
@@ -95,8 +95,10 @@ def check_dataset(
         new = record is None or any(problem.code == OTHER_DATA for problem in problems)
         by_seed = folders[0].split == "all" and new
         report.found = DataSet(root, pairs, names, encoding, total, shares, digests, by_seed)
-    if report.found is not None and "train" in splits:
-        report.problems += check_training(report.found, {label: m.counts for label, m in masks.items()})
+    if report.found is not None:
+        counts = {label: m.counts for label, m in masks.items()}
+        report.problems += check_foreground(report.found, counts, scored)
+        report.problems += check_training(report.found, counts) if "train" in splits else ()
     report.statistics = {
         "layout": source.layout + (f", palette {setting.colours.source.name}" if setting.colours else ""),
         "images": {split: len(found) for split, found in pairs.items()},
