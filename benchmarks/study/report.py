@@ -329,10 +329,12 @@ def with_summary(readme: str, found: Found) -> str:
     _, _, after = rest.partition(END)
     sets = [name for name in SETS if ("default", name) in found]
     body = [
-        [f"`{method}`", *(dice(found["default", name].spread(method, METRIC)) for name in sets)]
+        [f"`{method}`", *(dice(found["default", name].spread(method, BY_IMAGE)) for name in sets)]
         for method in (("decoder-only", "lora", "conv-lora", OFFICIAL) if sets else ())
     ]
-    return "".join([before, START, *(f"{row}\n" for row in rows(["Dice, test", *sets], body)), END, after])
+    return "".join(
+        [before, START, *(f"{row}\n" for row in rows(["Dice by image, test", *sets], body)), END, after]
+    )
 
 
 def dice(score: Spread | None) -> str:

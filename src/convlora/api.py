@@ -45,7 +45,7 @@ def compare(
     *,
     seeds: int = 3,
     train_sizes: str = "all",
-    metrics: str = "mean_dice_foreground,mean_iou",
+    metrics: str = "mean_dice_foreground,image_mean_dice_foreground,mean_iou",
     reference: str | None = None,
     split: str = "test",
     tune_lr: bool = False,

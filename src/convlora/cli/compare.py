@@ -46,7 +46,7 @@ def compare(
     ] = None,
     metrics: Annotated[
         str, typer.Option(help="Scores in the table; the first is in the pictures.")
-    ] = "mean_dice_foreground,mean_iou",
+    ] = "mean_dice_foreground,image_mean_dice_foreground,mean_iou",
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     ray: Annotated[
         str | None, typer.Option(help="Spread the runs over a Ray cluster: its address, or 'local'.")

@@ -59,7 +59,7 @@ def make_settings(
     train_sizes: str = "all",
     *,
     reference: str | None = None,
-    metrics: str = "mean_dice_foreground,mean_iou",
+    metrics: str = "mean_dice_foreground,image_mean_dice_foreground,mean_iou",
     split: str = "test",
     tune_lr: bool = False,
     first_seed: int = 0,
