@@ -149,6 +149,12 @@ def claims(found: Found) -> Iterator[str]:
         "Geometry. Images stretched to the square beat padded ones, decoder alone, on validation",
         between(found, "loss-bce-dice", "loss-bce-dice-padded", "decoder-only"),
     )
+    for method in ("decoder-only", "conv-lora"):
+        yield sentence(
+            f"Geometry. They do so on test, {method}",
+            between(found, "default", "default-padded", method),
+            by_image(between(found, "default", "default-padded", method, BY_IMAGE)),
+        )
     for other in ("structure", "structure-official", "focal-dice"):
         yield sentence(
             f"Loss. Cross entropy + Dice beats {other}, decoder alone, on validation",
