@@ -115,7 +115,8 @@ class MultiScaleExperts(nn.Module):
         """Run experts of these scales; what would be much to hold is computed again in the backward pass.
 
         One expert of each parity would hold 139 MiB in a ViT-B at 1024 px with rank 32, as the memory model
-        counts; with rank 3 18 MiB and all eight scales about 50, less than the time is worth.
+        counts; with rank 3 18 MiB, and all eight scales at most 50 (264 values a cell), less than the time
+        is worth.
         """
         held = self.weight.shape[1] * sum(_HELD[scale % 2] for scale in scales)
         trains = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
