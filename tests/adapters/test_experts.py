@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from convlora.adapters import experts as module
 from convlora.adapters.experts import MultiScaleExperts, cubic, downsample
+from convlora.adapters.fused_expert import rows_of
 
 SIZES = [(5, 7), (14, 14), (16, 16), (3, 2), (1, 1), (1, 6)]
 
@@ -68,12 +69,41 @@ def test_one_scale_is_exact(scale, size):
     compare(experts, z, gates, torch.zeros(2, 1, dtype=torch.int64), 1e-11)
 
 
+@pytest.mark.parametrize("size", [(6, 5), (24, 16), (32, 24), (21, 1)], ids=str)
 @pytest.mark.parametrize("scale", [1, 2, 7, 8])
-def test_one_scale_is_exact_with_many_channels(scale):
+def test_one_scale_is_exact_with_many_channels(scale, size):
     """What even scales would hold is then computed again."""
-    experts = make((scale,), channels=8)
-    z = torch.randn(2, 6, 5, 8, dtype=torch.float64)
+    experts = make((scale,), channels=28)
+    z = torch.randn(2, *size, 28, dtype=torch.float64)
     compare(experts, z, torch.rand(2, 1).double(), torch.zeros(2, 1, dtype=torch.int64), 1e-11)
+
+
+@pytest.mark.parametrize("size", [(6, 5), (24, 16), (35, 40), (3, 50)], ids=str)
+@pytest.mark.parametrize("scale", range(2, 9))
+def test_fused_experts_are_exact(scale, size, monkeypatch):
+    """One expert for all samples, and one of its own for each; in one block of rows and in several."""
+    monkeypatch.setattr(module, "_KEPT", 0)
+    monkeypatch.setattr(module, "_DIRECT", 0)
+    calls = []
+    fused = module.fused_expert
+    monkeypatch.setattr(module, "fused_expert", lambda *given: (calls.append(1), fused(*given))[1])
+    experts = make((scale, scale + 2, 1))
+    z = torch.randn(3, *size, 3, dtype=torch.float64)
+    for chosen in ([0, 0, 0], [0, 1, 0]):
+        indices = torch.tensor(chosen)[:, None]
+        compare(experts, z, torch.rand(3, 1).double(), indices, 1e-11)
+    assert len(calls) == 2
+
+
+def test_fused_experts_cut_rows_into_blocks():
+    """Else the products with the maps of the rows would grow with the square of the height."""
+    banks = module.build_banks((8,), 0, 64, torch.device("cpu"), torch.float32)
+    rows = rows_of(*banks)
+    assert rows.up.shape == (1, 8, 8 * 4, 3 * (8 + 2 * 3))
+    assert rows.back.shape == (1, 8, 3 * 8, (8 + 2 * 3) * 4)
+    # every weight is within reach of its block: none is lost
+    torch.testing.assert_close(rows.up.sum(), banks[0].sum())
+    torch.testing.assert_close(rows.back.abs().sum(), banks[0].abs().sum())
 
 
 @pytest.mark.parametrize(
@@ -85,8 +115,8 @@ def test_one_scale_is_exact_with_many_channels(scale):
         (8, 3, 60),
         (8, 8, 160),
         (7, 32, 32),
-        (2, 16, 0),
-        (8, 16, 0),
+        (8, 16, 320),
+        (2, 32, 0),
         (8, 32, 0),
     ],
 )
@@ -119,7 +149,7 @@ def test_routing_within_a_batch_is_exact(size, top_k):
     compare(experts, z, torch.rand(7, top_k, dtype=torch.float64), indices, 1e-11)
 
 
-@pytest.mark.parametrize("kept", [300, 0], ids=["held", "computed again"])
+@pytest.mark.parametrize("kept", [530, 0], ids=["held", "computed again"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("kind", ["ones", "per map", "per position"])
 def test_mixture_of_all_is_exact(size, kind, kept, monkeypatch):
@@ -199,13 +229,20 @@ def test_no_value_is_read_from_the_device():
     )  # and it holds real tensors still
 
 
-@pytest.mark.parametrize(("scale", "kept"), [(2, "_kept_matrix"), (3, "_kept_banks")])
-def test_prediction_then_training(scale, kept):
+@pytest.mark.parametrize(
+    ("scale", "kept", "channels"),
+    [(2, "_kept_matrix", 3), (3, "_kept_banks", 3), (8, "_kept_rows", 28), (8, "_kept_columns", 28)],
+)
+def test_prediction_then_training(scale, kept, channels):
     """Tensors made in inference mode cannot serve a backward pass; the cache must not hold any."""
-    experts = make((scale, 9), dtype=torch.float32)
+    experts = make((scale, 9), channels, dtype=torch.float32)
     cache = getattr(module, kept)
     cache.cache_clear()
-    z, gates, indices = torch.randn(1, 13, 13, 3), torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int64)
+    z, gates, indices = (
+        torch.randn(1, 13, 13, channels),
+        torch.ones(1, 1),
+        torch.zeros(1, 1, dtype=torch.int64),
+    )
     with torch.inference_mode():
         experts(z, gates, indices)
     assert cache.cache_info().currsize > 0

@@ -15,7 +15,7 @@ routing never makes the host wait for the device, and the whole traces and expor
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import torch
@@ -24,14 +24,16 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from convlora.adapters.base import at_least_float32, autocast_off
+from convlora.adapters.fused_expert import Columns, Rows, columns_of, fused_expert, rows_of
 from convlora.tracing import being_traced
 
 _HELD = (20, 2)
 """Values per channel and cell that an expert of an even and of an odd scale leaves for its backward pass."""
 
-_KEPT = 300
-"""Values per cell that experts may hold: those of all eight scales at rank 3, which are 264. All else of a
-ViT-B's training step holds about 7,000 in a layer."""
+_KEPT = 530
+"""Values per cell that experts may hold: those of all eight scales at rank 6. All else of a ViT-B's training
+step holds about 7,000 in a layer. More is made again in the backward pass (`fused_expert`), which up to about
+this many values takes longer than keeping them."""
 
 _DIRECT = 2
 """Up to this scale the upsampled map, s^2 values per cell, is smaller than what the down step reads of it."""
@@ -97,62 +99,45 @@ class MultiScaleExperts(nn.Module):
         """
         with autocast_off(z.device.type):
             z = z.to(at_least_float32(self.weight.dtype))
-            return self._light(self.scales, self._mixed, z, weights)
+            heavy, total = self._heavy(self.scales, z), torch.zeros_like(z)
+            for e in range(len(self.scales)):
+                out = self._single(z, e, heavy)
+                if weights is not None:
+                    w = weights[..., e].to(z.dtype)
+                    out = out * w.view(*w.shape, *[1] * (z.ndim - w.ndim))
+                total = total + out
+            return total
 
-    def _mixed(self, z: Tensor, weights: Tensor | None) -> Tensor:
-        total = torch.zeros_like(z)
-        for e in range(len(self.scales)):
-            out = self._single(z, e)
-            if weights is not None:
-                w = weights[..., e].to(z.dtype)
-                out = out * w.view(*w.shape, *[1] * (z.ndim - w.ndim))
-            total = total + out
-        return total
+    def _heavy(self, scales: Iterable[int], z: Tensor) -> bool:
+        """Whether experts of these scales, run together, would hold too much for their backward pass.
 
-    def _light(
-        self, scales: Sequence[int], run: Callable[..., Tensor], z: Tensor, *arguments: Tensor | int | None
-    ) -> Tensor:
-        """Run experts of these scales; what would be much to hold is computed again in the backward pass.
-
-        One expert of each parity would hold 139 MiB in a ViT-B at 1024 px with rank 32, as the memory model
-        counts; with rank 3 18 MiB, and all eight scales at most 50 (264 values a cell), less than the time
-        is worth.
+        In a ViT-B at 1024 px, as the memory model counts, one expert of each parity would hold 139 MiB at
+        rank 32 and 18 MiB at rank 3; all eight scales at most 50 MiB at rank 3.
         """
         held = self.weight.shape[1] * sum(_HELD[scale % 2] for scale in scales)
-        trains = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if held <= _KEPT or not trains:
-            return run(z, *arguments)
-        return checkpoint(run, z, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return held > _KEPT and not (_traced(z) or being_traced())
 
-    def _single(self, z: Tensor, expert: int) -> Tensor:
+    def _single(self, z: Tensor, expert: int, heavy: bool) -> Tensor:
         """One expert on all samples."""
-        if self.scales[expert] <= _DIRECT and not being_traced():
-            weight, bias = self.weight[expert].to(z.dtype), self.bias[expert].to(z.dtype)
-            return on_fine_grid(z, weight, bias, self.scales[expert])
-        B = z.shape[0]
-        bank = (maps[expert].expand(B, -1, -1) for maps in self._banks(self.scales[expert] % 2, z))
-        rows, row_weights, columns, column_weights = bank
-        weight = self.weight[expert].to(z.dtype).expand(B, -1, -1, -1, -1)
-        bias = self.bias[expert].to(z.dtype).expand(B, -1)
-        fine = F.gelu(convolve_upsampled(z, weight, bias, rows, columns))
-        return downsample(fine, row_weights, column_weights)
-
-    def _banks(self, odd: int, z: Tensor) -> tuple[Tensor, ...]:
-        """Maps of rows and of columns for the odd or the even scales; see `axis_banks`."""
-        H, W = z.shape[1:3]
-        rows = axis_banks(self.scales, odd, H, z)
-        return *rows, *(rows if H == W else axis_banks(self.scales, odd, W, z))
+        scale, choice = self.scales[expert], slice(expert, expert + 1)
+        if scale > _DIRECT or being_traced():
+            return self._expert(z, choice, scale % 2, heavy)
+        arguments = z, self.weight[expert].to(z.dtype), self.bias[expert].to(z.dtype), scale
+        if heavy and torch.is_grad_enabled():
+            out: Tensor = checkpoint(on_fine_grid, *arguments, use_reentrant=False, preserve_rng_state=False)
+            return out
+        return on_fine_grid(*arguments)
 
     def _read(self, z: Tensor, index: Tensor) -> Tensor:
         """Expert `index[b]` on z[b], where the choice can be read without waiting: each sample runs once."""
         chosen = index.tolist()
         if len(set(chosen)) == 1:
-            return self._light([self.scales[chosen[0]]], self._single, z, chosen[0])
+            return self._single(z, chosen[0], self._heavy([self.scales[chosen[0]]], z))
         outputs, order = [], []
         for odd in (0, 1):
             places = [b for b, expert in enumerate(chosen) if self.scales[expert] % 2 == odd]
             if places:
-                outputs.append(self._light([odd], self._of_one_parity, z[places], index[places], odd))
+                outputs.append(self._expert(z[places], index[places], odd, self._heavy([odd], z)))
                 order += places
         back = sorted(range(len(order)), key=order.__getitem__)
         return torch.cat(outputs)[back]
@@ -160,17 +145,26 @@ class MultiScaleExperts(nn.Module):
     def _masked(self, z: Tensor, index: Tensor) -> Tensor:
         """`_read` in shapes that do not hang on the choice: odd and even scales both run, one adds zero."""
         parities = sorted({scale % 2 for scale in self.scales})
-        outputs = [self._light([odd], self._of_one_parity, z, index, odd) for odd in parities]
+        outputs = [self._expert(z, index, odd, self._heavy([odd], z)) for odd in parities]
         return outputs[0] if len(outputs) == 1 else outputs[0] + outputs[1]
 
-    def _of_one_parity(self, z: Tensor, index: Tensor, odd: int) -> Tensor:
-        """Expert `index[b]` on z[b]; zero for those of the other parity, whose shapes differ."""
-        weight = self.weight.index_select(0, index).to(z.dtype)
-        bias = self.bias.index_select(0, index).to(z.dtype)
-        bank = (maps.index_select(0, index) for maps in self._banks(odd, z))
-        rows, row_weights, columns, column_weights = bank
-        fine = F.gelu(convolve_upsampled(z, weight, bias, rows, columns))
-        return downsample(fine, row_weights, column_weights)
+    def _expert(self, z: Tensor, choice: slice | Tensor, odd: int, heavy: bool) -> Tensor:
+        """One expert of this parity on all samples, or `choice[b]` on z[b]; zero for the other parity's."""
+        weight = _chosen(self.weight, choice).to(z.dtype)
+        bias = _chosen(self.bias, choice).to(z.dtype)
+        H, W = z.shape[1:3]
+        if heavy:
+            rows = _kept_rows(self.scales, odd, H, z.device, z.dtype)
+            columns = _kept_columns(self.scales, odd, W, z.device, z.dtype)
+            return fused_expert(z, weight, bias, rows.of(choice), columns.of(choice))
+        by_row = axis_banks(self.scales, odd, H, z)
+        by_column = by_row if H == W else axis_banks(self.scales, odd, W, z)
+        B = z.shape[0]
+        maps = (_chosen(bank, choice).expand(B, -1, -1) for bank in (*by_row, *by_column))
+        up_rows, down_rows, up_columns, down_columns = maps
+        kernels, biases = weight.expand(B, -1, -1, -1, -1), bias.expand(B, -1)
+        fine = F.gelu(convolve_upsampled(z, kernels, biases, up_rows, up_columns))
+        return downsample(fine, down_rows, down_columns)
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
@@ -284,6 +278,25 @@ def _kept_banks(
 ) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):  # else no backward pass could take them later
         return build_banks(scales, odd, n, device, dtype)
+
+
+@lru_cache(maxsize=64)
+def _kept_rows(scales: tuple[int, ...], odd: int, n: int, device: torch.device, dtype: torch.dtype) -> Rows:
+    with torch.inference_mode(False):
+        return rows_of(*_kept_banks(scales, odd, n, device, dtype))
+
+
+@lru_cache(maxsize=64)
+def _kept_columns(
+    scales: tuple[int, ...], odd: int, n: int, device: torch.device, dtype: torch.dtype
+) -> Columns:
+    with torch.inference_mode(False):
+        return columns_of(*_kept_banks(scales, odd, n, device, dtype))
+
+
+def _chosen(maps: Tensor, choice: slice | Tensor) -> Tensor:
+    """Of the M experts' maps, with the same gradient on every device."""
+    return maps[choice] if isinstance(choice, slice) else maps.index_select(0, choice)
 
 
 def fine_rows(scales: tuple[int, ...], odd: int, n: int, device: torch.device) -> Tensor:
