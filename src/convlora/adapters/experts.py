@@ -240,8 +240,13 @@ def downsample(fine: Tensor, row_weights: Tensor, column_weights: Tensor) -> Ten
         row_weights: (B, P, H).
         column_weights: (B, P, W).
     """
-    rows_summed = (fine * row_weights[:, :, :, None, None, None]).sum(1)
-    return (rows_summed * column_weights[:, None, None]).sum(3).transpose(2, 3)
+    B, P, H, r, _, W = fine.shape
+    if P == 1:
+        weights = row_weights[:, 0, :, None, None] * column_weights[:, 0, None, None]
+        return (fine.view(B, H, r, W) * weights).transpose(2, 3)
+    columns = torch.diag_embed(column_weights).reshape(B, P * W, W)
+    summed = torch.bmm(fine.reshape(B, P * H * r, P * W), columns).view(B, P, H, r, W)
+    return (summed * row_weights[:, :, :, None, None]).sum(1).transpose(2, 3)
 
 
 def axis_banks(scales: tuple[int, ...], odd: int, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
