@@ -11,7 +11,8 @@ kernel's nine (r, r) matrices,
 where R_(p, i) (n, n) holds the bicubic weights of row p + i - 1 of every cell, zero outside the fine grid
 (that is the padding); C likewise for columns. This is three matrix products. All of it is exact, gradients
 too, and memory falls from s^2 to P^2 values per cell. Beside CPUs, shapes do not depend on the data, so
-routing never makes the host wait for the device, and the whole traces and exports.
+routing never makes the host wait for the device, and the whole traces and exports. Experts of many channels
+run as `fused_expert` does, in steps that hold nothing of it.
 """
 
 import math
