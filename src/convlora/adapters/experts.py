@@ -245,7 +245,8 @@ def downsample(fine: Tensor, row_weights: Tensor, column_weights: Tensor) -> Ten
     if P == 1:
         weights = row_weights[:, 0, :, None, None] * column_weights[:, 0, None, None]
         return (fine.view(B, H, r, W) * weights).transpose(2, 3)
-    columns = torch.diag_embed(column_weights).reshape(B, P * W, W)
+    eye = torch.eye(W, dtype=fine.dtype, device=fine.device)  # OpenVINO has no diag_embed
+    columns = (column_weights[..., None] * eye).reshape(B, P * W, W)
     summed = torch.bmm(fine.reshape(B, P * H * r, P * W), columns).view(B, P, H, r, W)
     return (summed * row_weights[:, :, :, None, None]).sum(1).transpose(2, 3)
 
