@@ -296,3 +296,22 @@ def test_downsample_sums_over_the_cell():
     assert downsample(fine, rows, columns).item() == 1 + 2 * 13
     odd = torch.tensor([[[2.0, 3.0]]])
     assert downsample(torch.ones(1, 1, 2, 1, 1, 2), odd, odd).flatten().tolist() == [4, 6, 6, 9]
+
+
+def test_counting_memory_without_values_sees_what_is_held():
+    """`--dry-run` counts a step on tensors without values; experts that hold nothing must not there."""
+    held = {}
+
+    def pack(tensor):
+        held[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with FakeTensorMode():
+        experts = MultiScaleExperts(32, (4, 6, 8))
+        z = torch.randn(1, 32, 32, 32, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = experts.mixed(z)
+        out.sum().backward()
+    assert z.grad.shape == z.shape
+    weights = experts.weight.untyped_storage().nbytes() + z.untyped_storage().nbytes()
+    assert 0 < sum(held.values()) <= 2 * weights  # the maps would be 60 times z

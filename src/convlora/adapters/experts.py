@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from convlora.adapters.base import at_least_float32, autocast_off
 from convlora.adapters.fused_expert import Columns, Rows, columns_of, fused_expert, rows_of
-from convlora.tracing import being_traced
+from convlora.tracing import being_recorded, being_traced
 
 _HELD = (20, 2)
 """Values per channel and cell that an expert of an even and of an odd scale leaves for its backward pass."""
@@ -100,7 +100,7 @@ class MultiScaleExperts(nn.Module):
         """
         with autocast_off(z.device.type):
             z = z.to(at_least_float32(self.weight.dtype))
-            heavy, total = self._heavy(self.scales, z), torch.zeros_like(z)
+            heavy, total = self._heavy(self.scales), torch.zeros_like(z)
             for e in range(len(self.scales)):
                 out = self._single(z, e, heavy)
                 if weights is not None:
@@ -109,14 +109,14 @@ class MultiScaleExperts(nn.Module):
                 total = total + out
             return total
 
-    def _heavy(self, scales: Iterable[int], z: Tensor) -> bool:
+    def _heavy(self, scales: Iterable[int]) -> bool:
         """Whether experts of these scales, run together, would hold too much for their backward pass.
 
         In a ViT-B at 1024 px, as the memory model counts, one expert of each parity would hold 139 MiB at
         rank 32 and 18 MiB at rank 3; all eight scales at most 50 MiB at rank 3.
         """
         held = self.weight.shape[1] * sum(_HELD[scale % 2] for scale in scales)
-        return held > _KEPT and not (_traced(z) or being_traced())
+        return held > _KEPT and not being_recorded()
 
     def _single(self, z: Tensor, expert: int, heavy: bool) -> Tensor:
         """One expert on all samples."""
@@ -133,12 +133,12 @@ class MultiScaleExperts(nn.Module):
         """Expert `index[b]` on z[b], where the choice can be read without waiting: each sample runs once."""
         chosen = index.tolist()
         if len(set(chosen)) == 1:
-            return self._single(z, chosen[0], self._heavy([self.scales[chosen[0]]], z))
+            return self._single(z, chosen[0], self._heavy([self.scales[chosen[0]]]))
         outputs, order = [], []
         for odd in (0, 1):
             places = [b for b, expert in enumerate(chosen) if self.scales[expert] % 2 == odd]
             if places:
-                outputs.append(self._expert(z[places], index[places], odd, self._heavy([odd], z)))
+                outputs.append(self._expert(z[places], index[places], odd, self._heavy([odd])))
                 order += places
         back = sorted(range(len(order)), key=order.__getitem__)
         return torch.cat(outputs)[back]
@@ -146,7 +146,7 @@ class MultiScaleExperts(nn.Module):
     def _masked(self, z: Tensor, index: Tensor) -> Tensor:
         """`_read` in shapes that do not hang on the choice: odd and even scales both run, one adds zero."""
         parities = sorted({scale % 2 for scale in self.scales})
-        outputs = [self._expert(z, index, odd, self._heavy([odd], z)) for odd in parities]
+        outputs = [self._expert(z, index, odd, self._heavy([odd])) for odd in parities]
         return outputs[0] if len(outputs) == 1 else outputs[0] + outputs[1]
 
     def _expert(self, z: Tensor, choice: slice | Tensor, odd: int, heavy: bool) -> Tensor:
@@ -155,8 +155,7 @@ class MultiScaleExperts(nn.Module):
         bias = _chosen(self.bias, choice).to(z.dtype)
         H, W = z.shape[1:3]
         if heavy:
-            rows = _kept_rows(self.scales, odd, H, z.device, z.dtype)
-            columns = _kept_columns(self.scales, odd, W, z.device, z.dtype)
+            rows, columns = _axes(self.scales, odd, (H, W), z)
             return fused_expert(z, weight, bias, rows.of(choice), columns.of(choice))
         by_row = axis_banks(self.scales, odd, H, z)
         by_column = by_row if H == W else axis_banks(self.scales, odd, W, z)
@@ -299,6 +298,15 @@ def _kept_columns(
 ) -> Columns:
     with torch.inference_mode(False):
         return columns_of(*_kept_banks(scales, odd, n, device, dtype))
+
+
+def _axes(scales: tuple[int, ...], odd: int, size: tuple[int, int], like: Tensor) -> tuple[Rows, Columns]:
+    """What `fused_expert` takes; kept, except where tensors without values count the memory of a step."""
+    if _traced(like):
+        by_row, by_column = (axis_banks(scales, odd, n, like) for n in size)
+        return rows_of(*by_row), columns_of(*by_column)
+    rows = _kept_rows(scales, odd, size[0], like.device, like.dtype)
+    return rows, _kept_columns(scales, odd, size[1], like.device, like.dtype)
 
 
 def _chosen(maps: Tensor, choice: slice | Tensor) -> Tensor:
