@@ -1,6 +1,6 @@
 """Run the study of docs/results.md, or go on with it.
 
-    python benchmarks/study/run.py DATA [--part methods] [--set nuclei] [--minutes 60] [--jobs 2]
+    python benchmarks/study/run.py DATA [--part methods] [--set nuclei] [--minutes 60] [--runs 8] [--jobs 2]
 
 DATA holds the sets (nuclei, cracks, camvid), each in convlora's layout. Every part of plan.yaml on every set
 is one comparison. What has been measured is kept in benchmarks/study/results/PART-SET.json, run by run, with
@@ -35,14 +35,27 @@ HERE = Path(__file__).parent
 
 
 class OutOfTimeError(Exception):
-    """The time that was given is used up; the runs that have ended are kept."""
+    """The time, or the number of runs, that was given is used up; the runs that have ended are kept."""
+
+
+class Budget:
+    """What all comparisons of a call may take together: new runs begin only while there is some left."""
+
+    def __init__(self, minutes: float, runs: float) -> None:
+        self.deadline, self.runs = time.monotonic() + 60 * minutes, runs
+
+    def take(self) -> bool:
+        """Whether one more run may begin; it is counted then."""
+        granted = time.monotonic() < self.deadline and self.runs > 0
+        self.runs -= granted
+        return granted
 
 
 class Jobs:
-    """Engine that makes some runs at once, until the time is used up; keeps each as it ends."""
+    """Engine that makes some runs at once, until the budget is used up; keeps each as it ends."""
 
-    def __init__(self, jobs: int, deadline: float, kept: Kept) -> None:
-        self.jobs, self.deadline, self.kept = jobs, deadline, kept
+    def __init__(self, jobs: int, budget: Budget, kept: Kept) -> None:
+        self.jobs, self.budget, self.kept = jobs, budget, kept
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
         """See `convlora.comparison.launch.Engine`."""
@@ -56,7 +69,7 @@ class Jobs:
         running: dict[Future[dict[str, Any]], Task] = {}
         with ThreadPoolExecutor(self.jobs) as pool:
             while waiting or running:
-                while waiting and len(running) < self.jobs and time.monotonic() < self.deadline:
+                while waiting and len(running) < self.jobs and self.budget.take():
                     task = waiting.pop(0)
                     running[pool.submit(run_task, task)] = task
                 if not running:
@@ -68,7 +81,7 @@ class Jobs:
 
 
 def run_part(
-    plan: dict[str, Any], part: str, name: str, options: argparse.Namespace, deadline: float
+    plan: dict[str, Any], part: str, name: str, options: argparse.Namespace, budget: Budget
 ) -> None:
     """One comparison, with what is known of it."""
     common, own = dict(plan["common"]), plan["parts"][part]
@@ -88,7 +101,7 @@ def run_part(
     )
     kept = Kept(HERE / "results" / f"{part}-{name}.json", out, config.backbone)
     kept.restore()
-    engine = Jobs(options.jobs, deadline, kept)
+    engine = Jobs(options.jobs, budget, kept)
     try:
         outcome = compare(
             config, settings, engine, say=lambda text: print(f"{part} {name}: {text}", flush=True)
@@ -104,19 +117,20 @@ def main() -> None:
     made.add_argument("--part", action="append", help="only these parts; may be given several times")
     made.add_argument("--set", action="append", help="only these sets")
     made.add_argument("--minutes", type=float, default=float("inf"))
+    made.add_argument("--runs", type=float, default=float("inf"), help="start no more than these")
     made.add_argument("--jobs", type=int, default=1)
     made.add_argument("--work", type=Path, default=Path("study"), help="folder of the runs")
     options = made.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // options.jobs))
-    deadline = time.monotonic() + 60 * options.minutes
+    budget = Budget(options.minutes, options.runs)
     plan = yaml.safe_load((HERE / "plan.yaml").read_text())
     try:
         for part, own in plan["parts"].items():
             for name in own["sets"]:
                 if part in (options.part or [part]) and name in (options.set or [name]):
-                    run_part(plan, part, name, options, deadline)
+                    run_part(plan, part, name, options, budget)
     except OutOfTimeError:
-        print("The time is used up; the same command goes on.")
+        print("What was given is used up; the same command goes on.")
     print(json.dumps({"results": sorted(str(f.name) for f in (HERE / "results").glob("*.json"))}))
 
 
