@@ -80,9 +80,7 @@ class Jobs:
                     yield task, done.result()
 
 
-def run_part(
-    plan: dict[str, Any], part: str, name: str, options: argparse.Namespace, budget: Budget
-) -> None:
+def run_part(plan: dict[str, Any], part: str, name: str, options: argparse.Namespace, budget: Budget) -> None:
     """One comparison, with what is known of it."""
     common, own = dict(plan["common"]), plan["parts"][part]
     metrics = common.pop("metrics")
