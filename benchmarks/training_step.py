@@ -12,13 +12,16 @@ held in bf16 where the step is;
 them (each expert interpolates, convolves and interpolates back the windows that chose it). The same loss
 everywhere: binary cross-entropy and Dice on the low-resolution logits.
 bf16 is left out where the processor has no arithmetic for it; `--dtype auto` takes what the commands would.
-Times: in turn in one process. Peak memory: largest resident set of a process that does two steps of one side.
+Times: in turn in one process. Peak memory: largest resident set of a process that does two steps of one side;
+processes of the same side differ by up to 7 % (how the heap is cut up), so each side has several, in turn.
+`--repeats 0` leaves the times out, `--memory-repeats 0` the memory.
 Prints JSON.
 """
 
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -136,7 +139,7 @@ def make_step(side: str, folder: str, size: int, dtype: torch.dtype) -> Callable
     return step
 
 
-def peak_memory(side: str, options: argparse.Namespace, dtype: str, folder: str) -> dict[str, int]:
+def peak_memory(side: str, options: argparse.Namespace, dtype: str, folder: str) -> dict[str, float]:
     """MiB of a process of its own: the largest resident set, and what of it the steps added."""
     code = "import json, sys, training_step as t; print(json.dumps(t.two_steps(*sys.argv[1:])))"
     arguments = [side, folder, str(options.image_size), dtype, str(options.threads)]
@@ -147,7 +150,7 @@ def peak_memory(side: str, options: argparse.Namespace, dtype: str, folder: str)
         check=True,
         cwd=Path(__file__).parent,
     )
-    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -167,22 +170,45 @@ def _resident() -> int:
 
 
 def measure(sides: list[str], options: argparse.Namespace, dtype: str, folder: str) -> dict[str, Any]:
-    memory = {side: peak_memory(side, options, dtype, folder) for side in sides}
-    steps = {side: make_step(side, folder, options.image_size, DTYPES[dtype]) for side in sides}
-    times = in_turn(steps, options.repeats)
-    return {"seconds": summary(times), "memory in MiB": memory, "ratios": ratios(times, memory)}
+    """Memory and times of each side, as far as they are asked for."""
+    peaks = peaks_in_turn(sides, options, dtype, folder)
+    found: dict[str, Any] = {}
+    if peaks:
+        names = ("peak", "above the model")
+        found["memory in MiB"] = {name: summary({s: peaks[s][name] for s in sides}, 0) for name in names}
+    times: dict[str, list[float]] = {}
+    if options.repeats:
+        steps = {side: make_step(side, folder, options.image_size, DTYPES[dtype]) for side in sides}
+        times = in_turn(steps, options.repeats)
+        found["seconds"] = summary(times)
+    return found | {"ratios": ratios(sides, times, peaks)}
 
 
-def ratios(times: dict[str, list[float]], memory: dict[str, dict[str, int]]) -> dict[str, Any]:
-    """Each pair that the docs speak of, where both sides ran: time and peak memory, first over second."""
-    found = {}
+def peaks_in_turn(
+    sides: list[str], options: argparse.Namespace, dtype: str, folder: str
+) -> dict[str, dict[str, list[float]]]:
+    """`peak_memory` of each side, several times."""
+    peaks: dict[str, dict[str, list[float]]] = {}
+    for _ in range(options.memory_repeats):
+        for side in sides:
+            for name, value in peak_memory(side, options, dtype, folder).items():
+                peaks.setdefault(side, {}).setdefault(name, []).append(value)
+    return peaks
+
+
+def ratios(
+    sides: list[str], times: dict[str, list[float]], peaks: dict[str, dict[str, list[float]]]
+) -> dict[str, Any]:
+    """Each pair that the docs speak of, where both sides ran: time, and the medians of peak memory."""
+    found: dict[str, Any] = {}
     for first, second in PAIRS:
-        if first in times and second in times:
-            peaks = memory[first]["peak"] / memory[second]["peak"]
-            found[f"{first} / {second}"] = {
-                "time": ratio(times[first], times[second]),
-                "peak memory": round(peaks, 3),
-            }
+        if first in sides and second in sides:
+            pair = found[f"{first} / {second}"] = {}
+            if times:
+                pair["time"] = ratio(times[first], times[second])
+            if peaks:
+                medians = [statistics.median(peaks[side]["peak"]) for side in (first, second)]
+                pair["peak memory"] = round(medians[0] / medians[1], 3)
     return found
 
 
@@ -195,6 +221,7 @@ def runs(side: str, dtype: str) -> bool:
 
 def main() -> None:
     made = parser(__doc__, backbone="facebook/sam-vit-base", image_size=1024, repeats=3, dtype="bf16,fp32")
+    made.add_argument("--memory-repeats", type=int, default=3)
     made.add_argument("--sides", default=",".join((*OURS, "conv-lora in bf16", *THEIRS)))
     options = made.parse_args()
     torch.set_num_threads(options.threads)
