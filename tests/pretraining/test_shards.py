@@ -6,7 +6,7 @@ import pytest
 
 from convlora.errors import ConfigError, DataError
 from convlora.pretraining import shards
-from convlora.pretraining.scenes import generate_scene
+from convlora.pretraining.scenes import draw_family, generate_scene
 from convlora.pretraining.shards import ShardReader, write_shards
 from convlora.pretraining.textures import TextureBank
 
@@ -91,6 +91,42 @@ def test_another_recipe_is_refused(tmp_path):
     assert json.loads((tmp_path / "recipe.json").read_text())["seed"] == 5
     with pytest.raises(ConfigError, match=r"recipe\.json"):
         write_shards(tmp_path, 7, 3, SIZE, seed=6, photos=False)
+
+
+def test_shards_of_before_had_all_families(tmp_path):
+    write(tmp_path)
+    file = tmp_path / "recipe.json"
+    recipe = json.loads(file.read_text())
+    assert recipe.pop("families") == []
+    file.write_text(json.dumps(recipe))
+    write(tmp_path)  # goes on
+    with pytest.raises(ConfigError, match="curves"):
+        write(tmp_path, families=["curves"])
+
+
+def test_chosen_families(tmp_path):
+    chosen, bank = ("curves", "leaves"), TextureBank(seed=5)
+    write(tmp_path, families=chosen)
+    reader, drawn = ShardReader(tmp_path), set()
+    for index in range(7):
+        rng = np.random.default_rng((5, index))
+        family = draw_family(rng, chosen)
+        drawn.add(family)
+        same(reader[index], generate_scene(rng, SIZE, bank, family))
+    assert drawn == set(chosen)
+    write(tmp_path, families=chosen)  # the same recipe goes on
+
+
+def test_families_are_drawn_by_weight():
+    rng = np.random.default_rng(0)
+    drawn = [draw_family(rng, ("cells", "leaves")) for _ in range(2000)]
+    assert drawn.count("cells") / 2000 == pytest.approx(0.22 / 0.28, abs=0.04)  # four deviations
+
+
+def test_an_unknown_family_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"family: got 'clouds'; choose one of cells, .*leaves"):
+        write(tmp_path, families=["cells", "clouds"])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("key", ["count", "shard_size", "workers"])

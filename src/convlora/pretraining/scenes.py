@@ -1,6 +1,6 @@
 """Generated scenes with the masks of their objects, for promptable pretraining."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +28,6 @@ FAMILIES: dict[str, tuple[Family, float]] = {  # name -> function, weight
     "photo": (draw_on_photo, 0.10),
     "leaves": (draw_leaves, 0.06),
 }
-_NAMES = list(FAMILIES)
-_EDGES = np.cumsum([weight for _, weight in FAMILIES.values()])
 _LEAST_AREA = 6  # pixels; smaller remains of an object are noise to a prompt
 MIN_SIZE = 64
 
@@ -70,14 +68,27 @@ def generate_scene(
     """
     if not MIN_SIZE <= size <= 1024:
         raise ConfigError(f"size: got {size}; the rule is {MIN_SIZE} to 1024 pixels")
-    if family is not None and family not in FAMILIES:
-        raise ConfigError(f"family: got {family!r}; choose one of {', '.join(FAMILIES)}")
+    check_families([] if family is None else [family])
     textures = TextureBank() if textures is None else textures
     if family is None:
-        family = _NAMES[int(np.searchsorted(_EDGES, rng.random() * _EDGES[-1], side="right"))]
+        family = draw_family(rng)
     drawing = FAMILIES[family][0](rng, size, textures)
     image = to_bytes(drawing.image) if clean else degrade(rng, drawing.image, textures)
     return Scene(image, compact(drawing.instances), compact(drawing.coarse))
+
+
+def check_families(names: Sequence[str]) -> None:
+    """Raise a ConfigError unless each is one of `FAMILIES`."""
+    for name in names:
+        if name not in FAMILIES:
+            raise ConfigError(f"family: got {name!r}; choose one of {', '.join(FAMILIES)}")
+
+
+def draw_family(rng: np.random.Generator, names: Sequence[str] = ()) -> str:
+    """One of these families, of all if there are none, by weight."""
+    names = names or list(FAMILIES)
+    edges = np.cumsum([FAMILIES[name][1] for name in names])
+    return names[int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))]
 
 
 def compact(ids: Ids) -> Ids:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from convlora.errors import ConfigError, DataError
-from convlora.pretraining.scenes import Scene, generate_scene
+from convlora.pretraining.scenes import Scene, check_families, draw_family, generate_scene
 from convlora.pretraining.textures import TextureBank
 
 _FIELDS = ("image", "instances", "coarse")
@@ -29,6 +30,7 @@ class _Recipe:
     size: int
     shard_size: int
     photos: bool
+    families: tuple[str, ...]  # all of them if none is named
 
 
 def write_shards(
@@ -39,6 +41,7 @@ def write_shards(
     seed: int = 0,
     workers: int = 1,
     photos: bool = True,
+    families: Sequence[str] = (),
 ) -> list[Path]:
     """Generate scenes into `out_dir/shard-00000`, ...; complete shards that exist are kept.
 
@@ -53,18 +56,20 @@ def write_shards(
         seed: start of the random numbers.
         workers: processes.
         photos: texture the scenes with the photographs of scikit-image as well.
+        families: kinds of scenes, of `scenes.FAMILIES`; all of them if none is named.
 
     Returns:
         The folders of all shards, in order.
 
     Raises:
-        ConfigError: a number is not positive, or `out_dir` holds shards of another recipe.
+        ConfigError: a number is not positive, a family unknown, or `out_dir` holds shards of another recipe.
         MissingExtraError: photographs are asked for and scikit-image is not installed.
     """
     for name, value in (("count", count), ("shard_size", shard_size), ("workers", workers)):
         if value < 1:
             raise ConfigError(f"{name}: got {value}; the rule is 1 or more")
-    out, recipe = Path(out_dir), _Recipe(seed, size, shard_size, photos)
+    check_families(families)
+    out, recipe = Path(out_dir), _Recipe(seed, size, shard_size, photos, tuple(families))
     out.mkdir(parents=True, exist_ok=True)
     _bank(photos, seed)  # missing photographs show here and not in a worker
     _claim(out, recipe)
@@ -95,11 +100,11 @@ def _shard_path(out: Path, number: int) -> Path:
 def _claim(out: Path, recipe: _Recipe) -> None:
     file = out / _RECIPE
     if file.exists():
-        found = json.loads(file.read_text())
-        if found != asdict(recipe):
+        found = {"families": [], **json.loads(file.read_text())}  # files of before had all
+        asked = json.loads(json.dumps(asdict(recipe)))
+        if found != asked:
             raise ConfigError(
-                f"{file} says {found}, but {asdict(recipe)} was asked for.\n"
-                "Use the same settings or another folder."
+                f"{file} says {found}, but {asked} was asked for.\nUse the same settings or another folder."
             )
         return
     part = file.with_suffix(f".{os.getpid()}")
@@ -133,7 +138,8 @@ def _write_shard(target: Path, first: int, rows: int, recipe: _Recipe) -> None:
         }
         textures = _bank(recipe.photos, recipe.seed)
         for row in range(rows):
-            scene = generate_scene(np.random.default_rng((recipe.seed, first + row)), recipe.size, textures)
+            rng = np.random.default_rng((recipe.seed, first + row))
+            scene = generate_scene(rng, recipe.size, textures, draw_family(rng, recipe.families))
             for field in _FIELDS:
                 maps[field][row] = getattr(scene, field)
         for array in maps.values():
