@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from convlora.comparison.entries import Cell, parse_methods
+from convlora.comparison.entries import Cell
 from convlora.comparison.launch import Task
 from convlora.comparison.statistics import Difference
 
@@ -15,6 +15,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "study")]
 
 import kept as study_kept  # noqa: E402  # scripts, not a package
 import report as study_report  # noqa: E402
+import run as study_run  # noqa: E402
 import verdicts  # noqa: E402
 import yaml  # noqa: E402
 
@@ -160,9 +161,16 @@ def test_one_set_of_three_supports_nothing_yet(tmp_path):
 
 def test_the_plan_is_one_that_compare_takes():
     plan = yaml.safe_load((ROOT / "benchmarks" / "study" / "plan.yaml").read_text())
-    for part in plan["parts"].values():
-        labels = [entry.label for entry in parse_methods(part["methods"])]
-        assert part.get("reference", "lora") in labels
+    keys = set()
+    for part, own in plan["parts"].items():
+        config, settings = study_run.comparison(plan, part, ROOT / "data", ROOT / "out")
+        assert settings.reference in settings.methods
+        assert (config.max_steps, settings.seeds) == (
+            own.get("options", {}).get("max_steps", plan["common"]["max_steps"]),
+            own["seeds"],
+        )
+        keys |= own.get("options", {}).keys()
+    assert {"multiclass_head", "preset"} <= keys
 
 
 def test_the_page_in_the_docs_is_the_one_of_the_results():

@@ -28,8 +28,8 @@ from kept import Kept
 
 from convlora.comparison.compare import compare
 from convlora.comparison.launch import Task, run_task
-from convlora.comparison.settings import make_settings
-from convlora.config import make_config
+from convlora.comparison.settings import Settings, make_settings
+from convlora.config import RunConfig, make_config
 
 HERE = Path(__file__).parent
 
@@ -80,13 +80,11 @@ class Jobs:
                     yield task, done.result()
 
 
-def run_part(plan: dict[str, Any], part: str, name: str, options: argparse.Namespace, budget: Budget) -> None:
-    """One comparison, with what is known of it."""
+def comparison(plan: dict[str, Any], part: str, data: Path, out: Path) -> tuple[RunConfig, Settings]:
+    """What `convlora compare` gets for a part of the plan on one set."""
     common, own = dict(plan["common"]), plan["parts"][part]
     metrics = common.pop("metrics")
-    out = options.work / f"{part}-{name}"
-    keys = common | own.get("options", {})
-    config = make_config({"data": options.data / name, "out": out, **keys})
+    config = make_config({"data": data, "out": out, **common, **own.get("options", {})})
     settings = make_settings(
         own["methods"],
         own["seeds"],
@@ -97,6 +95,13 @@ def run_part(plan: dict[str, Any], part: str, name: str, options: argparse.Names
         tune_lr=own.get("tune_lr", False),
         first_seed=own.get("first_seed", 0),
     )
+    return config, settings
+
+
+def run_part(plan: dict[str, Any], part: str, name: str, options: argparse.Namespace, budget: Budget) -> None:
+    """One comparison, with what is known of it."""
+    out = options.work / f"{part}-{name}"
+    config, settings = comparison(plan, part, options.data / name, out)
     kept = Kept(HERE / "results" / f"{part}-{name}.json", out, config.backbone)
     kept.restore()
     engine = Jobs(options.jobs, budget, kept)
