@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from convlora.comparison.entries import Cell
+from convlora.comparison.entries import Cell, parse_methods
 from convlora.comparison.launch import Task
 from convlora.comparison.statistics import Difference
 
@@ -70,6 +70,20 @@ def keep_runs(folder, gain):
                 kept.add(Cell(parse_methods(label)[0], seed), result)
         kept.add(Cell(parse_methods("lora")[0], 9, tuning=True, lr=1e-3), {"digest": "t", "validation": {}})
         kept.add(Cell(parse_methods("lora")[0], 4), {"digest": "e", "error": "out of memory"})
+
+
+def test_seconds_are_those_of_one_machine():
+    def run(method, seed, where, seconds):
+        made = {"machine": {"processor": where, "instructions": "AVX2", "precision of auto": "fp32"}}
+        result = {"step_seconds": seconds, "trained_parameters": 7}
+        return {"method": method, "seed": seed, "tuning": False, "made": made, "result": result}
+
+    runs = [run("lora", 0, "old", 9.0), run("lora", 1, "old", 9.0), run("lora", 2, "new", 1.0)]
+    runs += [run("conv-lora", 2, "new", 2.0), run("vpt", 0, "old", 9.0), run("full", 2, "new", 3.0)]
+    comparison = verdicts.Comparison("p", "nuclei", {"runs": dict(enumerate(runs))})
+    assert comparison.yardstick == "new, AVX2, computes in fp32"
+    assert [comparison.cost(m, "step_seconds") for m in ("lora", "conv-lora", "vpt")] == [1.0, 2.0, None]
+    assert comparison.cost("vpt", "trained_parameters") == 7
 
 
 def test_kept_runs_are_restored_on_another_machine(tmp_path):

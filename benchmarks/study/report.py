@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import yaml
-from verdicts import RULE, Comparison, load, shown, verdict
+from verdicts import RULE, Comparison, load, machine, shown, verdict
 
 from convlora.comparison.entries import parse_methods
 from convlora.comparison.statistics import Difference, Spread, paired_difference
@@ -80,7 +80,8 @@ def provenance(found: Found, plan: dict) -> Iterator[str]:
         f"All runs: {common['backbone']}, {common['image_size']} px, {common['max_steps']} steps of "
         f"{common['batch_size']} images, best of the validation split; images stretched to the square, "
         "padded in the parts that are named so; parts `epochs` and `epochs-paper` train for 30 epochs, "
-        "`full-random` from random weights."
+        "`full-random` from random weights. Seconds and memory in a table are those of one machine, of "
+        "those that its runs had the one with most methods, two runs at a time; `-`: no run there."
     )
     yield ""
     for title, values in {
@@ -92,12 +93,6 @@ def provenance(found: Found, plan: dict) -> Iterator[str]:
     }.items():
         yield f"- {title}: {'; '.join(sorted(values)) or 'none yet'}"
     yield ""
-
-
-def machine(of: dict) -> str:
-    """Processor, its vector instructions, and the precision that its runs took, where that was recorded."""
-    precision = of.get("precision of auto")
-    return f"{of['processor']}, {of['instructions']}" + (f", computes in {precision}" if precision else "")
 
 
 def claims(found: Found) -> Iterator[str]:
@@ -148,6 +143,12 @@ def claims(found: Found) -> Iterator[str]:
             between(found, ours, theirs, "conv-lora"),
             by_image(between(found, ours, theirs, "conv-lora", BY_IMAGE)),
         )
+    for size in (8, 16, 32, None):
+        yield sentence(
+            f"Few images. Of {size or 'all'}, Conv-LoRA makes more than a U-Net from random weights",
+            against("low-data", "conv-lora", "unet", size=size),
+            by_image(against("low-data", "conv-lora", "unet", BY_IMAGE, size)),
+        )
     yield sentence(
         "sam-tiny. Full tuning from its weights beats full tuning from random ones",
         between(found, "full", "full-random", "full"),
@@ -186,11 +187,11 @@ def revived(file: Path = HERE / "results" / "semantics" / "camvid.json") -> str:
 
 
 def differences(
-    found: Found, part: str, method: str, reference: str, metric: str = METRIC
+    found: Found, part: str, method: str, reference: str, metric: str = METRIC, size: int | None = None
 ) -> dict[str, Difference | None]:
     """Of two methods of a part, on each set; None where it has not been run."""
     return {
-        name: found[part, name].difference(method, reference, metric) if (part, name) in found else None
+        name: found[part, name].difference(method, reference, metric, size) if (part, name) in found else None
         for name in SETS
     }
 
@@ -331,8 +332,8 @@ def line(comparison: Comparison, method: str, reference: str, size: int | None) 
         *map(dice, scores),
         *apart,
         f"{parameters:,.0f}",
-        f"{seconds:.2f}",
-        f"{memory:,.0f}",
+        "-" if seconds is None else f"{seconds:.2f}",
+        "-" if memory is None else f"{memory:,.0f}",
     ]
 
 

@@ -61,10 +61,32 @@ class Comparison:
         """Of two methods, paired by seed."""
         return paired_difference(self.scores(method, metric, size), self.scores(reference, metric, size))
 
+    @cached_property
+    def yardstick(self) -> str | None:
+        """Machine that most methods ran on, of those the one with most runs."""
+        ran = [(machine(run["made"]["machine"]), run["method"]) for run in self.runs]
+        names = sorted({name for name, _ in ran})
+        on = {name: [method for where, method in ran if where == name] for name in names}
+        return max(names, key=lambda name: (len(set(on[name])), len(on[name])), default=None)
+
     def cost(self, method: str, key: str) -> float | None:
-        """Mean over runs of trained_parameters, step_seconds or peak_memory_mib."""
-        values = [run["result"][key] for run in self.runs if run["method"] == method]
+        """Mean over runs of trained_parameters, step_seconds or peak_memory_mib.
+
+        Seconds and memory are those of the runs on one machine (`yardstick`), so that methods compare.
+        """
+        values = [
+            run["result"][key]
+            for run in self.runs
+            if run["method"] == method
+            and (key == "trained_parameters" or machine(run["made"]["machine"]) == self.yardstick)
+        ]
         return fmean(values) if values else None
+
+
+def machine(of: Mapping[str, Any]) -> str:
+    """Processor, its vector instructions, and the precision that its runs took, where that was recorded."""
+    precision = of.get("precision of auto")
+    return f"{of['processor']}, {of['instructions']}" + (f", computes in {precision}" if precision else "")
 
 
 def load(folder: Path = RESULTS) -> dict[tuple[str, str], Comparison]:
