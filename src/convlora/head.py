@@ -12,6 +12,10 @@ from convlora.errors import ConfigError
 HeadKind = Literal["binary", "per-class", "mask-classification"]
 
 
+_TOKEN_NOISE: dict[HeadKind, float] = {"per-class": 0.01, "mask-classification": 3.0}
+"""Deviation of the mask tokens around SAM's at the start, in units of the deviation of its numbers."""
+
+
 class HeadOutput(NamedTuple):
     """Raw output of the model, at the decoder's resolution (four times the embedding's)."""
 
@@ -29,8 +33,10 @@ class SegmentationHead(nn.Module):
       tokens of softmax(class)[..K] * sigmoid(mask).
 
     Every token and hypernetwork starts as a copy of SAM's single-mask token. Differs from the official code
-    in that the copies get a little noise (1 % of the token's spread): identical tokens stay identical until
-    the matching tells them apart.
+    in that the copies get noise: identical tokens stay identical until the matching tells them apart. With
+    one token a class 1 % of the token's spread is enough. In mask classification the noise has three times
+    the spread: with 1 % all masks are alike, every step matches them anew, and after 200 steps nothing is
+    learnt (docs/log.md).
 
     Args:
         kind: see above.
@@ -52,7 +58,7 @@ class SegmentationHead(nn.Module):
         token = decoder.mask_tokens.weight.detach()[:1]
         tokens = token.repeat(self.num_tokens, 1)
         if self.num_tokens > 1:
-            tokens = tokens + 0.01 * token.std() * torch.randn_like(tokens)
+            tokens = tokens + _TOKEN_NOISE[self.kind] * token.std() * torch.randn_like(tokens)
         decoder.mask_tokens = nn.Embedding.from_pretrained(tokens, freeze=False)
         network = decoder.output_hypernetworks_mlps[0]
         shared = self.kind == "mask-classification"
