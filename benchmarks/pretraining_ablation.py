@@ -2,11 +2,11 @@
 
     python benchmarks/pretraining_ablation.py DATA --work DIR [--minutes 10] [--jobs 2] [--variants deep]
 
-DATA holds the sets `nuclei` and `cracks`. Every variant is pretrained from random weights, with one thread,
-as `convlora pretrain` does it but for one choice, and judged as the bundled backbone is: zero-shot IoU
-(`one_click.py`) and the decoder alone trained on its frozen features (`backbone_features.py`). What is in DIR
-is not made again, and a variant that was cut off goes on. "seed 1" tells how far apart two runs of the same
-recipe are.
+DATA holds the sets `nuclei` and `cracks`. Every variant is pretrained from random weights, with one thread
+and on 4,000 scenes, as `convlora pretrain` does it but for one choice, and judged as the bundled backbone is:
+zero-shot IoU (`one_click.py`) and the decoder alone trained on its frozen features (`backbone_features.py`).
+What is in DIR is not made again, and a variant that was cut off goes on. "seed 1" tells how far apart two
+runs of the same recipe are. The time is wall clock: nothing else should run beside the `--jobs`.
 
 The masked start (SimMIM, Xie et al., CVPR 2022, at our size): for the first quarter of the time the encoder
 sees images of which 60 % of the squares of 16 px are blanked, and a linear map of its embedding shall give
@@ -111,9 +111,7 @@ def pretrained(variant: Variant, folder: Path, minutes: float) -> Path:
     textures = TextureBank(photos=variant.photos, seed=variant.seed)
     time_left = minutes * (1 - MASKED_TIME) if variant.masked else minutes
     photographs = 0.25 if variant.photos else 0.0
-    config = PretrainConfig(
-        time_left, variant.seed, teacher=variant.teacher, full_from=0.7, photographs=photographs
-    )
+    config = PretrainConfig(time_left, variant.seed, teacher=variant.teacher, photographs=photographs)
     start = None
     if variant.masked:
         start = random_sam(variant.spec, variant.seed)
