@@ -1,6 +1,7 @@
 """Batches whose prompts ask for their masks, and a short run from scenes to a loadable backbone."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +64,26 @@ def test_clicks_and_boxes_lie_on_their_masks(scenes):
                 assert inside.mean() > 0.8  # boxes are jittered by up to a tenth of their side
                 checked += 1
     assert checked > 30
+
+
+def test_cells_of_a_coarser_decoder(scenes):
+    fine, coarse = (
+        next(iter(BatchStream(ShardReader(scenes), 64, batch=2, prompts=3, seed=0, cell=cell)))
+        for cell in (2, 4)
+    )
+    assert coarse.target.shape == (6, 16, 16)
+    pooled = torch.nn.functional.avg_pool2d(fine.target[:, None], 2)[:, 0]
+    torch.testing.assert_close(coarse.target, pooled)  # the same scenes and prompts
+    assert 0 < coarse.target.mean() < 1
+
+
+@pytest.mark.parametrize("patch", [4, 16])
+def test_other_patches_are_pretrained_too(scenes, tmp_path, patch):
+    """The decoder's masks have a quarter of the patch a cell: one pixel and four."""
+    spec = replace(SMALL, encoder=replace(SMALL.encoder, patch_size=patch))
+    config = PretrainConfig(minutes=0.02, prompts=2, small_size=32, small_batch=2, full_batch=2)
+    model = pretrain(scenes, tmp_path, config, spec)
+    assert load_sam(str(model)).sam.spec.encoder.patch_size == patch
 
 
 def test_short_run_and_its_continuation(scenes, tmp_path, capsys):

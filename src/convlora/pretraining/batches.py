@@ -23,7 +23,7 @@ class Batch:
     """Images, the masks asked for, and the prompts; images beyond the first B are photographs without any."""
 
     image: Tensor  # (B + E, 3, S, S) normalised
-    target: Tensor  # (B * Q, S / 2, S / 2) share of each cell that the mask covers
+    target: Tensor  # (B * Q, S / cell, S / cell) share of each cell that the mask covers
     points: Tensor | None  # (B, Q, 1, 2) clicks in pixels
     boxes: Tensor | None  # (B, Q, 4) XYXY in pixels
 
@@ -39,6 +39,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         seed: start of the random numbers.
         textures: where photographs come from; none are drawn if None.
         photographs: crops of photographs E beside the scenes of a batch.
+        cell: pixels a side of a cell of the decoder's masks: a quarter of the patch.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         seed: int,
         textures: TextureBank | None = None,
         photographs: int = 0,
+        cell: int = 2,
     ) -> None:
+        self.cell = cell
         self.reader, self.size, self.batch, self.prompts, self.seed = reader, size, batch, prompts, seed
         self.textures, self.photographs = textures, photographs
 
@@ -83,7 +86,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         asked = torch.from_numpy(np.stack(prompts)).float() - 0.5  # SAM counts pixels by their centres
         return Batch(
             image=(image - _MEAN) / _STD,
-            target=F.avg_pool2d(torch.from_numpy(np.concatenate(targets)).float()[:, None], 2)[:, 0],
+            target=F.avg_pool2d(torch.from_numpy(np.concatenate(targets)).float()[:, None], self.cell)[:, 0],
             points=None if box else asked[:, :, None],
             boxes=asked if box else None,
         )

@@ -99,7 +99,8 @@ def _batches(
     )
     extra = round(config.photographs * batch) if config.teacher else 0
     seed = config.seed * 1_000_003 + step
-    stream = BatchStream(reader, size, batch, config.prompts, seed, textures, extra)
+    cell = spec.encoder.patch_size // 4
+    stream = BatchStream(reader, size, batch, config.prompts, seed, textures, extra, cell)
     return iter(
         torch.utils.data.DataLoader(
             stream, batch_size=None, num_workers=config.workers, prefetch_factor=4 if config.workers else None
