@@ -170,6 +170,15 @@ def test_two_processes_share_the_work_of_embeddings(scenes, small_backbone, bina
     same_end(tmp_path / "one", scenes / "kept")
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed on Linux")
+def test_a_finished_run_leaves_no_thread_of_the_connection(scenes):
+    """One that is still at work when Python ends would abort it, and the launcher report a failure."""
+    for rank in range(2):
+        connected, after = json.loads((scenes / f"threads{rank}.json").read_text())
+        assert connected > 0
+        assert after == 0
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_of_two_processes_are_those_of_one_batch(name, scenes, small_backbone):
     AcceleratorState._reset_state()

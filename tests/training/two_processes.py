@@ -101,6 +101,12 @@ def interrupted(folder, backbone, data):
     fit(config, resume=True)
 
 
+def threads():
+    """Of the connection in this process; none where Linux's list of threads is missing."""
+    names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+    return names.count("pt_gloo_runloop")
+
+
 def kept(folder):
     """Each computes its share of the embeddings and takes the other's from the folder."""
     config = make_config(json.loads((folder / "kept.json").read_text()))
@@ -111,9 +117,12 @@ def kept(folder):
         return real(self, image)
 
     Segmenter.embed = embed
+    connected = threads()
     fit(config)
-    (folder / f"passes{os.environ['RANK']}.json").write_text(json.dumps(passes))
     Segmenter.embed = real
+    rank = os.environ["RANK"]
+    (folder / f"passes{rank}.json").write_text(json.dumps(passes))
+    (folder / f"threads{rank}.json").write_text(json.dumps([connected, threads()]))
 
 
 def disagree(folder, data, other):
@@ -127,15 +136,15 @@ def disagree(folder, data, other):
 
 def main():
     folder, backbone, binary, three = map(Path, sys.argv[1:])
+    end_training = Accelerator.end_training
     Accelerator.end_training = lambda self: None  # the next scene needs the processes connected
     gradients_of_a_step(folder, backbone)
     gradients_of_each_method(folder, backbone)
     validate(folder, backbone, three)
     interrupted(folder, backbone, binary)
-    kept(folder)
     disagree(folder, binary, three)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()  # else its threads may abort Python at its end
+    Accelerator.end_training = end_training
+    kept(folder)
 
 
 main()

@@ -38,7 +38,7 @@ from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
 from convlora.training.plan import make_plan
 from convlora.training.prepare import prepare_embeddings
-from convlora.training.processes import check_agreement, check_launch
+from convlora.training.processes import check_agreement, check_launch, disconnect
 from convlora.training.report import Reporter
 from convlora.training.resume import Progress, State, check_made_with, load_state, save_state, trim_log
 from convlora.training.stream import Examples, make_loader
@@ -84,8 +84,9 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
     set_seed(config.seed, device_specific=True)
     slow = slowness(dtype, accelerator.device)
     warnings = [*map(str, report.warnings), *notes(config, dataset.classes), *([slow] if slow else [])]
-    run = _Run(config, dataset, accelerator, warnings)
-    return run.train(resume)
+    best = _Run(config, dataset, accelerator, warnings).train(resume)
+    disconnect(accelerator)
+    return best
 
 
 class _Run:
@@ -145,8 +146,6 @@ class _Run:
             reporter.begin()
             with on_interrupt(self._interrupt):
                 loop.run(loader, self._after_step)
-        accelerator.wait_for_everyone()
-        accelerator.end_training()
         return self.progress.best
 
     def _check_agreement(self, state: State | None) -> None:

@@ -1,4 +1,4 @@
-"""What several processes must agree on before they train together."""
+"""What several processes must agree on before they train together, and how they part."""
 
 import hashlib
 import os
@@ -8,6 +8,10 @@ from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
 
 from convlora.errors import ConfigError
+
+if torch.distributed.is_available():
+    # its functions' defaults hold whatever connection exists when DDP imports it, and nothing ends that then
+    import torch.distributed.nn.functional
 
 
 def check_launch(accelerator: Accelerator) -> None:
@@ -51,3 +55,19 @@ def check_agreement(accelerator: Accelerator, **mine: str) -> None:
                 "must be given the same options and see the same DATA and --out. Put both on storage that "
                 "all machines share."
             )
+
+
+def disconnect(accelerator: Accelerator) -> None:
+    """Part from the other processes, with none of the connection's threads left when Python ends.
+
+    A thread of Gloo that lets go of a tensor while Python ends aborts the process (PyTorch issue 190489), and
+    a launcher reports the finished run as failed. The connection's threads end with the last reference to
+    it, and DDP holds one: the caller must have dropped the wrapped model.
+
+    Args:
+        accelerator: knows the processes; all of them must call this, with no work between them under way.
+    """
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()
+        accelerator.free_memory()  # it holds the wrapped model too; collects cycles
+    accelerator.end_training()
