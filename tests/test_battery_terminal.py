@@ -5,11 +5,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from convlora.backbone.initialise import random_sam
+from convlora.backbone.weights import save_sam
 from convlora.cli.show import print_scores
 from convlora.errors import ConvLoraError
+from small import SMALL
 
 CALL = [sys.executable, "-c", "from convlora.cli import main; main()"]
 
@@ -166,6 +170,22 @@ def test_pretrain_mistakes(command, tmp_path, arguments, message):
     place = tmp_path / "out" if arguments else tmp_path / "file"
     code, _, error = command("pretrain", "--out", place, *arguments)
     assert (code, message in error) == (2, True), error
+
+
+@pytest.mark.parametrize("patch", [6, 12])
+def test_pretrain_names_patches_that_do_not_fit(command, tmp_path, patch):
+    """One has no whole cells of the decoder's masks, the other no whole patches in the first crops."""
+    save_sam(
+        random_sam(replace(SMALL, encoder=replace(SMALL.encoder, patch_size=patch, image_size=8 * patch))),
+        tmp_path / "start",
+    )
+    code, _, error = command(
+        "pretrain", "--out", tmp_path / "out", "--init", tmp_path / "start", "--no-teacher"
+    )
+    assert code == 2
+    assert f"start has patches of {patch} px. Pretraining needs patches that are a multiple of 4 px" in error
+    assert "divide the first crops' 128 px" in error
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def pretrain(
     from convlora.backbone.presets import SAM_TINY
     from convlora.backbone.weights import load_sam
     from convlora.output import check_folder
-    from convlora.pretraining.loop import PretrainConfig
+    from convlora.pretraining.loop import PretrainConfig, check_shape
     from convlora.pretraining.loop import pretrain as run
     from convlora.pretraining.shards import write_shards
     from convlora.pretraining.teacher import check_teacher
@@ -143,11 +143,7 @@ def pretrain(
     check_folder(out, "--out")
     start = None if init is None else load_sam(init).sam
     spec = SAM_TINY if start is None else start.spec
-    if spec.encoder.image_size > SAM_TINY.encoder.image_size:
-        raise ConfigError(
-            f"--init {init} works on images of {spec.encoder.image_size} px; the scenes have "
-            f"{SAM_TINY.encoder.image_size} px. Give sam-tiny, or a backbone of that size or smaller."
-        )
+    check_shape(spec, f"--init {init}")
     if teacher:
         check_teacher()
     write_shards(out / "scenes", scenes, shard_size=1000, seed=seed, workers=workers)

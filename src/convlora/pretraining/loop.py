@@ -15,7 +15,7 @@ from convlora.backbone.initialise import random_sam
 from convlora.backbone.presets import SAM_TINY, SamSpec
 from convlora.backbone.sam import Sam
 from convlora.backbone.weights import save_sam
-from convlora.errors import WeightsError
+from convlora.errors import ConfigError, WeightsError
 from convlora.pretraining.batches import Batch, BatchStream
 from convlora.pretraining.objective import mask_iou, pretraining_loss
 from convlora.pretraining.shards import ShardReader
@@ -69,8 +69,10 @@ def pretrain(
         The folder with the weights.
 
     Raises:
+        ConfigError: the shape does not fit the scenes or the crops, see `check_shape`.
         MissingExtraError: a teacher is asked for and its packages are not installed.
     """
+    check_shape(spec, "The backbone", config.small_size)
     out.mkdir(parents=True, exist_ok=True)
     reader = ShardReader(shards)
     draw = partial(_batches, reader, config, spec, textures)
@@ -82,6 +84,32 @@ def pretrain(
             run.train_stage(draw(stage=stage, step=run.step), stage)
     save_sam(run.sam, out / "model", torch.float16)
     return out / "model"
+
+
+def check_shape(spec: SamSpec, name: str, small_size: int = PretrainConfig.small_size) -> None:
+    """Check that a backbone can learn from the scenes.
+
+    Args:
+        spec: its shape.
+        name: how the message calls it.
+        small_size: pixels a side of the first stage's crops.
+
+    Raises:
+        ConfigError: it is larger than the scenes, or its patches do not divide the crops and the masks.
+    """
+    image_size, patch = spec.encoder.image_size, spec.encoder.patch_size
+    scenes = SAM_TINY.encoder.image_size
+    if image_size > scenes:
+        raise ConfigError(
+            f"{name} works on images of {image_size} px; the scenes have {scenes} px. "
+            "Give sam-tiny, or a backbone of that size or smaller."
+        )
+    if patch % 4 or small_size % patch:
+        raise ConfigError(
+            f"{name} has patches of {patch} px. Pretraining needs patches that are a multiple of 4 px, as "
+            "the decoder's masks have 4 cells a patch and side, and that divide the first crops' "
+            f"{small_size} px (4, 8, 16, 32, ...). Give another backbone."
+        )
 
 
 def _batches(
