@@ -163,17 +163,22 @@ def main() -> None:
         run_variant(options.one, options)
         return
     names = options.variants.split(";")
+    if unknown := [name for name in names if name not in VARIANTS]:
+        made.error(f"--variants has {'; '.join(unknown)}; there are: {'; '.join(VARIANTS)}.")
 
     def launch(name: str) -> None:
-        if not (folder_of(name, options) / "result.json").exists():
-            given = [options.data, "--work", options.work, "--minutes", options.minutes, "--one", name]
-            command = [sys.executable, __file__, *map(str, given)]
-            subprocess.run(command, check=True, stdout=sys.stderr)
+        given = [options.data, "--work", options.work, "--minutes", options.minutes, "--one", name]
+        subprocess.run([sys.executable, __file__, *map(str, given)], check=False, stdout=sys.stderr)
 
+    kept = {name: folder_of(name, options) / "result.json" for name in names}
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(launch, names))
-    results = {name: json.loads((folder_of(name, options) / "result.json").read_text()) for name in names}
+        list(pool.map(launch, [name for name, file in kept.items() if not file.exists()]))
+    results = {name: json.loads(file.read_text()) for name, file in kept.items() if file.exists()}
     print(json.dumps({"benchmark": "pretraining ablation", "results": results}, indent=2))
+    if failed := [name for name in names if name not in results]:
+        sys.exit(
+            f"Not finished: {'; '.join(failed)}. Their errors are above; the same call goes on with them."
+        )
 
 
 if __name__ == "__main__":
