@@ -33,6 +33,7 @@ from convlora.backbone.initialise import random_sam
 from convlora.backbone.presets import SAM_TINY, SamSpec
 from convlora.backbone.sam import Sam
 from convlora.backbone.weights import load_sam, save_sam
+from convlora.inference.device import autocast_dtype
 from convlora.pretraining.batches import BatchStream
 from convlora.pretraining.loop import PretrainConfig, pretrain
 from convlora.pretraining.scenes import FAMILIES
@@ -85,12 +86,13 @@ def masked_start(sam: Sam, scenes: Path, textures: TextureBank, config: Pretrain
     size, batch = config.small_size, config.small_batch
     stream = iter(BatchStream(ShardReader(scenes), size, batch, 1, config.seed + 77, textures, batch // 4))
     start, budget, steps = time.monotonic(), 60 * config.minutes, 0
+    dtype = autocast_dtype("auto", torch.device("cpu"))
     while (share := (time.monotonic() - start) / budget) < 1:
         optimizer.param_groups[0]["lr"] = config.lr * min(1.0, share / config.warmup) * max(1 - share, 0.01)
         image = next(stream).image
         blank = torch.rand(len(image), 1, size // SQUARE, size // SQUARE) < MASKED
         blank = blank.repeat_interleave(SQUARE, -2).repeat_interleave(SQUARE, -1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
             filled = F.pixel_shuffle(head(encoder(image.masked_fill(blank, 0.0))), patch).float()
         error = ((filled - image).abs() * blank).sum() / (3 * blank.sum())
         optimizer.zero_grad(set_to_none=True)

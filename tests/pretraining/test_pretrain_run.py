@@ -86,6 +86,18 @@ def test_other_patches_are_pretrained_too(scenes, tmp_path, patch):
     assert load_sam(str(model)).sam.spec.encoder.patch_size == patch
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["fp32", "bf16"])
+def test_it_computes_in_what_the_machine_is_fast_in(scenes, tmp_path, monkeypatch, dtype):
+    """An emulated bf16 would take ten times as long, and the time is what is given."""
+    monkeypatch.setattr("convlora.pretraining.loop.autocast_dtype", lambda precision, device: dtype)
+    sam = random_sam(SMALL, 0)
+    seen = []
+    sam.image_encoder.blocks[0].attn.proj.register_forward_hook(lambda m, args, out: seen.append(out.dtype))
+    config = PretrainConfig(minutes=0.005, prompts=2, small_size=32, small_batch=2, full_batch=2)
+    pretrain(scenes, tmp_path, config, SMALL, init=sam)
+    assert set(seen) == {dtype or torch.float32}
+
+
 def test_short_run_and_its_continuation(scenes, tmp_path, capsys):
     config = PretrainConfig(
         minutes=0.06, prompts=2, small_size=32, small_batch=2, full_batch=2, full_from=0.5, save_every=1.0
