@@ -80,7 +80,8 @@ def provenance(found: Found, plan: dict) -> Iterator[str]:
         f"All runs: {common['backbone']}, {common['image_size']} px, {common['max_steps']} steps of "
         f"{common['batch_size']} images, best of the validation split; images stretched to the square, "
         "padded in the parts that are named so; parts `epochs` and `epochs-paper` train for 30 epochs, "
-        "`full-random` from random weights. Seconds and memory in a table are those of one machine, of "
+        "`full-random` from random weights; `size-384` and `size-512` have inputs of that size. "
+        "Seconds and memory in a table are those of one machine, of "
         "those that its runs had the one with most methods, two runs at a time; `-`: no run there."
     )
     yield ""
@@ -163,6 +164,13 @@ def claims(found: Found) -> Iterator[str]:
             between(found, "default", "default-padded", method),
             by_image(between(found, "default", "default-padded", method, BY_IMAGE)),
         )
+    for size in (384, 512):
+        for method in ("decoder-only", "conv-lora"):
+            yield sentence(
+                f"Input. {size} px beat 256, {method}",
+                between(found, f"size-{size}", "default", method),
+                by_image(between(found, f"size-{size}", "default", method, BY_IMAGE)),
+            )
     for other in ("structure", "structure-official", "focal-dice"):
         yield sentence(
             f"Loss. Cross entropy + Dice beats {other}, decoder alone, on validation",
