@@ -21,7 +21,7 @@ from convlora.errors import ConfigError
 from convlora.inference.device import autocast_dtype, slowness
 from convlora.model import Segmenter, SegmenterConfig, default_head
 from convlora.training.memory import MIB, StepMemory, estimate_peak, simulate_step
-from convlora.training.notes import remarks
+from convlora.training.notes import remarks, thin_areas
 from convlora.training.objective import resolve_loss
 from convlora.training.plan import Plan, make_plan
 from convlora.training.validation import check_metric
@@ -149,7 +149,10 @@ def dry_run(config: RunConfig) -> DryRun:
         embeddings_mb=_embeddings_mb(config, dataset, built.image_size, spec)
         if config.keeps_embeddings
         else 0,
-        remarks=remarks(config),
+        remarks=[
+            *remarks(config),
+            *thin_areas(dataset, built.image_size, built.resize, spec.encoder.patch_size),
+        ],
         warnings=[*map(str, report.warnings), *([slow] if slow else [])],
     )
 

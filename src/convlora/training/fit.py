@@ -33,7 +33,7 @@ from convlora.training.environment import describe_environment, read_command
 from convlora.training.interrupts import on_interrupt
 from convlora.training.lock import locked
 from convlora.training.loop import Loop
-from convlora.training.notes import notes, remarks
+from convlora.training.notes import notes, remarks, thin_areas
 from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
 from convlora.training.plan import make_plan
@@ -246,6 +246,13 @@ class _Run:
         write_text(out / "config.yaml", self.config.to_yaml())
         write_text(out / RECORD, record_splits(self.dataset))
 
+    def _thin_areas(self) -> list[str]:
+        if not (self.accelerator.is_main_process and isinstance(self.segmenter, Segmenter)):
+            return []
+        config = self.segmenter.config
+        patch = self.segmenter.encoder.spec.patch_size
+        return thin_areas(self.dataset, config.image_size, config.resize, patch)
+
     def _where(self) -> str:
         """Device and processes: whoever uses a launcher sees whether it started as many as meant."""
         count = self.accelerator.num_processes
@@ -256,7 +263,7 @@ class _Run:
         sizes = ", ".join(f"{len(pairs)} {split}" for split, pairs in self.dataset.splits.items())
         for line in self.warnings:
             self.reporter.say(f"warning: {line}")
-        for line in remarks(self.config):
+        for line in [*remarks(self.config), *self._thin_areas()]:
             self.reporter.say(f"note: {line}")
         self.reporter.say(
             f"{config.method} on {config.backbone}: {trained.trainable:,} of {trained.total:,} parameters "

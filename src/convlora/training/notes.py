@@ -1,9 +1,21 @@
 """What of a configuration has no effect on this data, goes against it, or follows unasked: said aloud."""
 
+import math
+from collections import defaultdict
+from statistics import median
+
 from convlora.config import RunConfig
 from convlora.data.classes import read_class_names
 from convlora.data.find import find_source
+from convlora.data.labels import read_label
+from convlora.data.layout import DataSet
+from convlora.data.thickness import thickness
+from convlora.data.transforms import fit_geometry
 from convlora.errors import DataError
+from convlora.model import foreground_ids
+
+_LOOKED_AT = 32  # training masks, spread over all
+_THIN = 1.5  # cells; twice as many input pixels a side brought thinner ones 4 points of Dice (docs/log.md)
 
 
 def remarks(config: RunConfig) -> list[str]:
@@ -45,3 +57,38 @@ def notes(config: RunConfig, classes: tuple[str, ...]) -> list[str]:
     if len(classes) == 2 and config.num_masks is not None:
         found.append("num_masks and multiclass_head have no effect: the data has two classes.")
     return found
+
+
+def thin_areas(dataset: DataSet, image_size: int, resize: str, patch: int) -> list[str]:
+    """A note where areas are hardly thicker than a cell of the decoder's masks, so drawn coarsely.
+
+    Args:
+        dataset: its training masks are looked at, 32 at most.
+        image_size: side of the encoder's input in pixels.
+        resize: 'pad' or 'stretch'.
+        patch: side of the encoder's patches in pixels; the masks have four cells to it.
+    """
+    pairs = dataset.splits["train"]
+    measured = defaultdict(list)
+    for pair in pairs[:: math.ceil(len(pairs) / _LOOKED_AT)]:
+        mask = read_label(pair.mask, dataset.encoding)
+        height, width = fit_geometry((mask.shape[0], mask.shape[1]), image_size, resize).resized
+        cell = (patch / 4 * mask.shape[0] / height, patch / 4 * mask.shape[1] / width)
+        for value, found in thickness(mask, cell).items():
+            measured[value].append(found)
+    cells = {
+        dataset.classes[v]: median(measured[v]) for v in foreground_ids(dataset.classes) if v in measured
+    }
+    thin = {name: found for name, found in sorted(cells.items(), key=lambda item: item[1]) if found < _THIN}
+    if not thin:
+        return []
+    side, step = 4 * image_size // patch, 8 * patch
+    larger = step * math.ceil(image_size * _THIN / min(thin.values()) / step)
+    named = ", ".join(f"'{name}' {found:.1f}" for name, found in thin.items())
+    factor = (larger / image_size) ** 2
+    more = f"--image-size {larger} (about {factor:.1f} times the time and memory); or " if factor <= 4 else ""
+    return [
+        f"thin areas, in cells of the predicted masks ({side} x {side} for an image): {named}. What is "
+        f"thinner than {_THIN} is drawn coarsely. Finer: {more}images cut into smaller ones, and predict "
+        "--tile."
+    ]
