@@ -29,7 +29,7 @@ def thickness(mask: np.ndarray, cell: tuple[float, float] = (1.0, 1.0)) -> dict[
     lengths = math.pi / 4 * (down + across)
     for value in np.flatnonzero(sizes).tolist():
         if value != IGNORE:
-            found[value] = 2 * sizes[value] / lengths[value] if lengths[value] else math.inf
+            found[value] = float(2 * sizes[value] / lengths[value]) if lengths[value] else math.inf
     return found
 
 
