@@ -165,10 +165,10 @@ def claims(found: Found) -> Iterator[str]:
             by_image(between(found, "default", "default-padded", method, BY_IMAGE)),
         )
     for size in (384, 512):
+        larger = partial(between, found, f"size-{size}", "default", "decoder-only")
+        pooled, own = ({"cracks": larger(metric)["cracks"]} for metric in (METRIC, BY_IMAGE))
         yield sentence(
-            f"Input. {size} px beat 256, decoder alone",
-            between(found, f"size-{size}", "default", "decoder-only"),
-            by_image(between(found, f"size-{size}", "default", "decoder-only", BY_IMAGE)),
+            f"Input. Where areas are thin, {size} px beat 256, decoder alone", pooled, by_image(own)
         )
     for other in ("structure", "structure-official", "focal-dice"):
         yield sentence(
