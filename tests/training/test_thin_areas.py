@@ -60,6 +60,18 @@ def test_the_class_that_is_thin_is_named_and_the_background_is_not(tmp_path):
     assert "background" not in note
 
 
+def test_of_many_thin_classes_the_thinnest_are_named(tmp_path):
+    root = write_lines(tmp_path, 1, classes=("background", *(f"class{i}" for i in range(1, 13))))
+    for path in root.rglob("masks/*.png"):
+        mask = np.zeros((64, 64), np.uint8)
+        for value in range(1, 13):
+            mask[:, 5 * value : 5 * value + 1 + (value > 9)] = value
+        Image.fromarray(mask).save(path)
+    (note,) = said_of(root)
+    assert "'class1' 0.6, " in note
+    assert ", 'class8' 0.6 and 4 more classes. What" in note
+
+
 @pytest.mark.parametrize("resize", ["stretch", "pad"])
 def test_thick_areas_are_not_told(binary_data, resize):
     assert said_of(binary_data, resize=resize) == []

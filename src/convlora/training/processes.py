@@ -67,7 +67,9 @@ def disconnect(accelerator: Accelerator) -> None:
     Args:
         accelerator: knows the processes; all of them must call this, with no work between them under way.
     """
-    if accelerator.num_processes > 1:
+    if (
+        torch.distributed.is_available() and torch.distributed.is_initialized()
+    ):  # also a launcher's one process
         accelerator.wait_for_everyone()
         accelerator.free_memory()  # it holds the wrapped model too; collects cycles
     accelerator.end_training()
