@@ -207,6 +207,17 @@ def test_another_comparison_in_the_folder(call, in_process, command, binary_data
     assert (code, "comparison.json is damaged" in error) == (2, True)
 
 
+def test_thin_areas_are_told_before_the_first_run(call, in_process, monkeypatch, tmp_path):
+    """The runs say so in their own logs alone."""
+    monkeypatch.setattr("convlora.training.notes._THIN", 9.0)  # the discs are thick
+    code, text, error = call("--methods", "decoder-only", "--seeds", "1")
+    assert (code, error) == (0, "")
+    before, _, _ = text.partition("[1/1]")
+    assert "note: thin areas, in cells of the predicted masks (32 x 32 for an image): 'foreground'" in before
+    _, text, _ = call("--methods", "unet", "--seeds", "1", out=tmp_path / "unet")
+    assert "thin areas" not in text  # it predicts every pixel of its input
+
+
 def test_pictures_need_matplotlib(call, in_process, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, error = call("--methods", "lora")

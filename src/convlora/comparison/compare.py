@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from convlora.backbone.presets import EncoderSpec
 from convlora.backbone.weights import load_sam
 from convlora.comparison.charts import draw_charts
 from convlora.comparison.entries import BASELINES, Cell, Entry, make_cells, parse_methods
@@ -20,6 +21,7 @@ from convlora.figures import check_matplotlib
 from convlora.metrics import LOWER_IS_BETTER
 from convlora.output import make_folder, write_text
 from convlora.presets import preset_method
+from convlora.training.notes import thin_areas
 from convlora.training.plan import make_plan
 from convlora.training.run_folder import run_folder_is_free
 from convlora.training.validation import check_metric
@@ -52,7 +54,12 @@ def compare(
     run_folder_is_free(config.out, config.data)
     entries = [parse_methods(label)[0] for label in settings.methods]
     dataset = _check_data(config, settings, say)
-    base, default_lr = _shared(config, entries, len(dataset.splits["train"]))
+    of_sam = any(entry.label not in BASELINES for entry in entries)
+    spec = load_sam(config.backbone).sam.spec.encoder if of_sam else None
+    base, default_lr = _shared(config, entries, len(dataset.splits["train"]), spec)
+    if spec:
+        for note in thin_areas(dataset, base["image_size"], config.resize, spec.patch_size):
+            say(f"note: {note}")
     make_folder(config.out)
     record_settings(config.out, settings, base, dataset.fingerprint)
     runner = _Runner(config.out, settings, base, engine, say)
@@ -85,17 +92,16 @@ def _check_data(config: RunConfig, settings: Settings, say: Callable[[str], None
 
 
 def _shared(
-    config: RunConfig, entries: Sequence[Entry], train_images: int
+    config: RunConfig, entries: Sequence[Entry], train_images: int, spec: EncoderSpec | None
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Keys of all runs, and the default learning rate of each label.
 
     Steps, validations and image size are fixed here: the budget is the same with fewer images, and a baseline
     sees what SAM sees.
     """
-    of_sam = [entry for entry in entries if entry.label not in BASELINES]
-    spec = load_sam(config.backbone).sam.spec.encoder if of_sam else None
+    width = spec.embed_dim if spec else 0
     plans = {
-        entry.label: make_plan(config, train_images, spec.embed_dim if spec and entry in of_sam else 0)
+        entry.label: make_plan(config, train_images, 0 if entry.label in BASELINES else width)
         for entry in entries
     }
     plan = plans[entries[0].label]
