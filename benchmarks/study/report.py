@@ -129,6 +129,7 @@ def claims(found: Found) -> Iterator[str]:
     routers = (("conv-lora", OFFICIAL), (OFFICIAL, "lora"))
     for part, what, asked in (
         ("default", "", (*pairs, *routers)),
+        ("learning-rate", " but lr=0.003", pairs),
         ("epochs", ", 30 epochs", pairs),
         ("default-padded", " but resize=pad", (*pairs, *routers)),
     ):
@@ -163,6 +164,12 @@ def claims(found: Found) -> Iterator[str]:
             f"Geometry. They do so on test, {method}",
             between(found, "default", "default-padded", method),
             by_image(between(found, "default", "default-padded", method, BY_IMAGE)),
+        )
+    for method in ("decoder-only", "lora", "conv-lora"):
+        yield sentence(
+            f"Learning rate. 0.003 beats the default preset's 0.001, {method}",
+            between(found, "learning-rate", "default", method),
+            by_image(between(found, "learning-rate", "default", method, BY_IMAGE)),
         )
     for size in (384, 512):
         larger = partial(between, found, f"size-{size}", "default", "decoder-only")
