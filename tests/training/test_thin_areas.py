@@ -40,8 +40,8 @@ def test_thin_lines_are_told_with_the_size_that_shows_them(tmp_path):
     (note,) = said_of(write_lines(tmp_path, 2))
     assert note == (
         "thin areas, in cells of the predicted masks (32 x 32 for an image): 'foreground' 1.3. What is "
-        "thinner than 1.5 is drawn coarsely. Finer: --image-size 128 (about 4.0 times the time and memory); "
-        "or images cut into smaller ones, and predict --tile."
+        "thinner than 1.5 is drawn coarsely. Finer: --image-size 128 (at least 4.0 times the time; "
+        "train --dry-run tells the memory); or images cut into smaller ones, and predict --tile."
     )
     assert said_of(tmp_path, image_size=128) == []  # what it says helps
 

@@ -88,7 +88,8 @@ def thin_areas(dataset: DataSet, image_size: int, resize: str, patch: int) -> li
     named = ", ".join(f"'{name}' {found:.1f}" for name, found in list(thin.items())[:_NAMED])
     named += f" and {len(thin) - _NAMED} more classes" if len(thin) > _NAMED else ""
     factor = (larger / image_size) ** 2
-    more = f"--image-size {larger} (about {factor:.1f} times the time and memory); or " if factor <= 4 else ""
+    costs = f"at least {factor:.1f} times the time; train --dry-run tells the memory"
+    more = f"--image-size {larger} ({costs}); or " if factor <= 4 else ""
     return [
         f"thin areas, in cells of the predicted masks ({side} x {side} for an image): {named}. What is "
         f"thinner than {_THIN} is drawn coarsely. Finer: {more}images cut into smaller ones, and predict "
