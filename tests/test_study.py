@@ -119,6 +119,20 @@ def test_a_run_of_another_part_is_taken_over(tmp_path):
     assert stranger.adopt(task("t", "val")) is None
 
 
+def test_the_default_learning_rate_is_the_same_spelt_out_and_left_out(tmp_path):
+    def task(lr):
+        return Task(Cell(parse_methods("lora")[0], 0), tmp_path, {"lr": lr, "loss": "default"}, "test")
+
+    for spelt, other in ((0.001, None), (None, 0.001)):
+        folder = tmp_path / str(spelt)
+        made = study_kept.Kept(folder / "default-nuclei.json", folder, "sam-tiny")
+        made.add(task(spelt).cell, {"digest": task(spelt).digest, "scores": {"mean_iou": 0.5}})
+        taker = study_kept.Kept(folder / "low-data-nuclei.json", folder, "sam-tiny")
+        assert taker.adopt(task(0.003)) is None
+        assert taker.adopt(task(other)) == {"digest": task(other).digest, "scores": {"mean_iou": 0.5}}
+        assert task(other).digest != task(spelt).digest
+
+
 def test_folders_of_this_machine_are_not_kept(tmp_path):
     (tmp_path / "data").mkdir()
     words = ["run.py", str(tmp_path / "data"), "--part", "default", "--work", str(tmp_path), "--jobs", "2"]

@@ -15,6 +15,8 @@ from convlora.comparison.entries import Cell
 from convlora.comparison.launch import Task
 from convlora.comparison.outcome import identity
 from convlora.comparison.settings import FILE
+from convlora.config import make_config
+from convlora.training.plan import make_plan
 
 _FILES = (FILE, "learning_rates.json")
 
@@ -30,7 +32,10 @@ class Kept:
 
     def __init__(self, file: Path, out: Path, backbone: str) -> None:
         self.file, self.out = file, out
-        self.fingerprint = load_sam(backbone).fingerprint
+        loaded = load_sam(backbone)
+        self.fingerprint = loaded.fingerprint
+        config = make_config({"data": "data", "out": "out"})
+        self.default_lr = make_plan(config, 1, loaded.sam.spec.encoder.embed_dim).lr
         before = json.loads(file.read_text()) if file.exists() else {}
         same = before.get("backbone") == self.fingerprint
         self.content: dict[str, Any] = (
@@ -67,20 +72,30 @@ class Kept:
         """Result of a run of another part on this set, of the same configuration and backbone.
 
         A run whose test images were scored serves a part on validation too: its model was scored there, all
-        the same, when it was chosen.
+        the same, when it was chosen. The default learning rate is the same spelt out and left out.
         """
         name = self.file.stem.rpartition("-")[2]
-        on_test = replace(task, split="test").digest if task.split == "val" else None
+        same = [task, *self._spelt_otherwise(task)]
+        digests = [equal.digest for equal in same]
+        on_test = [replace(equal, split="test").digest for equal in same] if task.split == "val" else []
         for file in sorted(self.file.parent.glob(f"*-{name}.json")):
             other = json.loads(file.read_text())
             for run in other["runs"].values() if other["backbone"] == self.fingerprint else ():
                 result, tuning = run["result"], run["tuning"]
-                if result["digest"] == on_test and not tuning:
+                if result["digest"] in on_test and not tuning:
                     result = {**result, "digest": task.digest, "scores": result["validation"]}
-                if result["digest"] == task.digest and tuning == task.cell.tuning:
+                if result["digest"] in digests and tuning == task.cell.tuning:
+                    result = {**result, "digest": task.digest}
                     self.add(task.cell, result, run["made"])
-                    return dict(result)
+                    return result
         return None
+
+    def _spelt_otherwise(self, task: Task) -> list[Task]:
+        """The same run, if it has the default learning rate, with that left out or spelt out."""
+        lr = task.config.get("lr")
+        if lr not in (None, self.default_lr):
+            return []
+        return [replace(task, config={**task.config, "lr": self.default_lr if lr is None else None})]
 
     def finish(self, outcome: dict[str, Any]) -> None:
         """Keep the tables of a whole comparison; the single runs are there already."""
