@@ -68,7 +68,8 @@ def keep_runs(folder, gain):
                 result = {"digest": f"{label}-{seed}", "scores": scores, **costs}
                 result["validation"] = {"mean_dice_foreground": 0.5}
                 kept.add(Cell(parse_methods(label)[0], seed), result)
-        kept.add(Cell(parse_methods("lora")[0], 9, tuning=True, lr=1e-3), {"digest": "t", "validation": {}})
+        tried = {"digest": "t", "validation": {"mean_dice_foreground": 0.25}}
+        kept.add(Cell(parse_methods("lora")[0], 9, tuning=True, lr=1e-3), tried)
         kept.add(Cell(parse_methods("lora")[0], 4), {"digest": "e", "error": "out of memory"})
 
 
@@ -162,6 +163,31 @@ def test_the_page_says_what_the_runs_say(tmp_path, gain, word):
     assert "3. Adapting the encoder with LoRA beats training the decoder alone: **not measured yet**" in text
     row = "| lora | all | 73.0 ± 3.0 (3) | 78.0 ± 3.0 (3) | 63.0 ± 3.0 (3) | - | - | - | 1,000 | 0.50 | 600 |"
     assert row in text
+
+
+def test_what_learning_rates_gave_is_told_before_and_beside_scores(tmp_path):
+    keep_runs(tmp_path, 0.02)
+    plan = yaml.safe_load((ROOT / "benchmarks" / "study" / "plan.yaml").read_text())
+    rates = "| method | 0.001 | 0.003 |\n| --- | --- | --- |\n| lora | 25.0 | - |\n| conv-lora | - | 31.0 |\n"
+    file = tmp_path / "methods-cracks.json"
+    content = json.loads(file.read_text())
+    tried = {"digest": "u", "validation": {"mean_dice_foreground": 0.31}}
+    run = {
+        "method": "conv-lora",
+        "seed": 9,
+        "lr": 0.003,
+        "train_images": None,
+        "tuning": True,
+        "result": tried,
+    }
+    content["runs"]["u"] = {**content["runs"]["lora-seed0"], **run}
+    for runs in (content["runs"], {name: r for name, r in content["runs"].items() if r["tuning"]}):
+        file.write_text(json.dumps({**content, "runs": runs}))
+        text = "\n".join(study_report.page(verdicts.load(tmp_path), plan)) + "\n"
+        page = text.partition("## methods: cracks")[2]
+        assert rates in page
+        assert ("Scores on test" in page) == (len(runs) > 2)
+    assert "## methods: nuclei" in text
 
 
 def test_one_set_of_two_parts_supports_nothing_yet(tmp_path):

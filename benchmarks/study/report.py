@@ -8,15 +8,15 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import yaml
+from tables import BY_IMAGE, METRIC, dice, rows, table
 from verdicts import RULE, Comparison, load, machine, shown, verdict
 
-from convlora.comparison.entries import parse_methods
-from convlora.comparison.statistics import Difference, Spread, paired_difference
+from convlora.comparison.statistics import Difference, paired_difference
 from convlora.model import count_on_preset
 
 HERE = Path(__file__).parent
@@ -24,19 +24,6 @@ PAGE = HERE.parent.parent / "docs" / "results.md"
 README = HERE.parent.parent / "README.md"
 START, END = "<!-- made by benchmarks/study/report.py -->\n", "<!-- end -->\n"
 SETS = ("nuclei", "cracks", "camvid")
-METRIC = "mean_dice_foreground"
-BY_IMAGE = "image_mean_dice_foreground"
-SHOWN = {METRIC: "Dice", BY_IMAGE: "Dice by image", "mean_iou": "mean IoU", "weighted_f": "weighted F"}
-HEAD = (
-    "method",
-    "images",
-    *SHOWN.values(),
-    "difference (95 % CI)",
-    "by image",
-    "trained",
-    "s/step",
-    "peak MiB",
-)
 OFFICIAL = "conv-lora:routing=balance"  # the paper's router as its code has it
 FAST = "conv-lora:routing=soft:scope=image:start=zero:temperature=0.03:gain=32"  # a candidate
 Found = dict[tuple[str, str], Comparison]
@@ -310,47 +297,6 @@ def best_scale(found: Found) -> str:
     return f"5. The best single scale differs by data set: **{result}**. {'; '.join(texts)}".strip()
 
 
-def table(comparison: Comparison, part: str, name: str, plan: dict) -> Iterator[str]:
-    own = plan["parts"][part]
-    reference = own.get("reference", "lora")
-    split = own.get("split", "test")
-    methods = [m.label for m in parse_methods(own["methods"]) if m.label in comparison.methods]
-    yield f"## {part}: {name}"
-    yield ""
-    yield f"Scores on {split}; difference to {reference}."
-    yield ""
-    yield from rows(
-        HEAD,
-        [
-            line(comparison, method, reference, size)
-            for size in comparison.sizes
-            for method in methods
-            if comparison.spread(method, METRIC, size)
-        ],
-    )
-    yield ""
-
-
-def line(comparison: Comparison, method: str, reference: str, size: int | None) -> list[str]:
-    scores = (comparison.spread(method, metric, size) for metric in SHOWN)
-    apart = (
-        "-" if method == reference else shown(comparison.difference(method, reference, metric, size))
-        for metric in (METRIC, BY_IMAGE)
-    )
-    parameters, seconds, memory = (
-        comparison.cost(method, key) for key in ("trained_parameters", "step_seconds", "peak_memory_mib")
-    )
-    return [
-        method,
-        "all" if size is None else str(size),
-        *map(dice, scores),
-        *apart,
-        f"{parameters:,.0f}",
-        "-" if seconds is None else f"{seconds:.2f}",
-        "-" if memory is None else f"{memory:,.0f}",
-    ]
-
-
 def with_summary(readme: str, found: Found) -> str:
     """The README with its table of the default preset, between the two marks."""
     before, _, rest = readme.partition(START)
@@ -363,19 +309,6 @@ def with_summary(readme: str, found: Found) -> str:
     return "".join(
         [before, START, *(f"{row}\n" for row in rows(["Dice by image, test", *sets], body)), END, after]
     )
-
-
-def dice(score: Spread | None) -> str:
-    """Points of a hundred: mean, deviation and number of seeds."""
-    if score is None:
-        return "-"
-    deviation = "" if score.sd is None else f" ± {100 * score.sd:.1f}"
-    return f"{100 * score.mean:.1f}{deviation} ({score.n})"
-
-
-def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
-    for cells in (head, ["---"] * len(head), *body):
-        yield "| " + " | ".join(cells) + " |"
 
 
 def main() -> None:

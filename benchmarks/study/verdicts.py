@@ -33,6 +33,16 @@ class Comparison:
         return [run for run in self.content["runs"].values() if not run["tuning"]]
 
     @cached_property
+    def tuning(self) -> dict[str, dict[float, float]]:
+        """Method -> learning rate -> mean Dice on validation, of the runs that chose a rate."""
+        found: dict[str, dict[float, float]] = {}
+        for run in self.content["runs"].values():
+            if run["tuning"]:
+                score = run["result"]["validation"]["mean_dice_foreground"]
+                found.setdefault(run["method"], {})[run["lr"]] = score
+        return found
+
+    @cached_property
     def methods(self) -> list[str]:
         """Labels, in the order of the plan where the comparison is whole."""
         return list(dict.fromkeys(run["method"] for run in self.runs))
@@ -90,12 +100,12 @@ def machine(of: Mapping[str, Any]) -> str:
 
 
 def load(folder: Path = RESULTS) -> dict[tuple[str, str], Comparison]:
-    """All comparisons that hold a reported run, by part and set."""
+    """All comparisons that hold a run, by part and set."""
     found = {}
     for file in sorted(folder.glob("*.json")):
         part, _, name = file.stem.rpartition("-")
         comparison = Comparison(part, name, json.loads(file.read_text()))
-        if comparison.runs:
+        if comparison.content["runs"]:
             found[part, name] = comparison
     return found
 
