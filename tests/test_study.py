@@ -13,7 +13,8 @@ from convlora.comparison.statistics import Difference
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "study")]
 
-import kept as study_kept  # noqa: E402  # scripts, not a package
+import claims as study_claims  # noqa: E402  # scripts, not a package
+import kept as study_kept  # noqa: E402
 import report as study_report  # noqa: E402
 import run as study_run  # noqa: E402
 import verdicts  # noqa: E402
@@ -163,6 +164,9 @@ def test_the_page_says_what_the_runs_say(tmp_path, gain, word):
     assert "3. Adapting the encoder with LoRA beats training the decoder alone: **not measured yet**" in text
     row = "| lora | all | 73.0 ± 3.0 (3) | 78.0 ± 3.0 (3) | 63.0 ± 3.0 (3) | - | - | - | 1,000 | 0.50 | 600 |"
     assert row in text
+    under = text.partition("## methods: nuclei")[2].partition("</details>")[0]
+    made = json.loads((tmp_path / "methods-nuclei.json").read_text())["runs"]["lora-seed0"]["made"]
+    assert f"- 7 runs, seed 0, 1, 2, 9; {verdicts.machine(made['machine'])}; {made['commit']}: `" in under
 
 
 def test_what_learning_rates_gave_is_told_before_and_beside_scores(tmp_path):
@@ -195,13 +199,13 @@ def test_one_set_of_two_parts_supports_nothing_yet(tmp_path):
     (tmp_path / "methods-nuclei.json").rename(tmp_path / "others-nuclei.json")
     keep_runs(tmp_path, 0.03)
     found = verdicts.load(tmp_path)
-    apart = study_report.between(found, "methods", "others", "conv-lora")
+    apart = study_claims.between(found, "methods", "others", "conv-lora")
     assert apart["nuclei"].mean == pytest.approx(0.01)
     assert apart["nuclei"].clear
     assert apart["cracks"] is apart["camvid"] is None
-    assert study_report.sentence("Later", apart).startswith("Later: **not decidable here**. nuclei **+1.0")
-    assert study_report.by_image(apart) == "*By image* nuclei **+1.0 [+1.0, +1.0]**."
-    assert study_report.by_image({"nuclei": None}) == ""
+    assert study_claims.sentence("Later", apart).startswith("Later: **not decidable here**. nuclei **+1.0")
+    assert study_claims.by_image(apart) == "*By image* nuclei **+1.0 [+1.0, +1.0]**."
+    assert study_claims.by_image({"nuclei": None}) == ""
 
 
 def test_one_set_of_three_supports_nothing_yet(tmp_path):

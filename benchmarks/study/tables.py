@@ -1,12 +1,14 @@
 """Tables of docs/results.md: scores and costs of methods, and what tuning of the learning rate gave."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from verdicts import Comparison, shown
+from verdicts import Comparison, machine, shown
 
 from convlora.comparison.entries import parse_methods
 from convlora.comparison.statistics import Spread
 
+SETS = ("nuclei", "cracks", "camvid")
 METRIC = "mean_dice_foreground"
 BY_IMAGE = "image_mean_dice_foreground"
 SHOWN = {METRIC: "Dice", BY_IMAGE: "Dice by image", "mean_iou": "mean IoU", "weighted_f": "weighted F"}
@@ -43,6 +45,7 @@ def table(comparison: Comparison, part: str, name: str, plan: dict) -> Iterator[
         yield ""
     if comparison.tuning:
         yield from tuned(comparison, labels)
+    yield from made(comparison)
 
 
 def tuned(comparison: Comparison, labels: Sequence[str]) -> Iterator[str]:
@@ -59,6 +62,25 @@ def tuned(comparison: Comparison, labels: Sequence[str]) -> Iterator[str]:
             if label in scores
         ],
     )
+    yield ""
+
+
+def made(comparison: Comparison) -> Iterator[str]:
+    """Where, by which command and at which commits the runs were made, folded away."""
+    groups: dict[tuple[str, str], list[dict]] = defaultdict(list)
+    for run in comparison.content["runs"].values():
+        groups[machine(run["made"]["machine"]), run["made"]["command"]].append(run)
+    yield "<details><summary>Seeds, machines, commits, commands</summary>"
+    yield ""
+    for (where, command), runs in sorted(groups.items()):
+        seeds, commits = ({r["seed"] for r in runs}, {r["made"]["commit"] for r in runs})
+        count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
+        yield (
+            f"- {count}, seed {', '.join(map(str, sorted(seeds)))}; {where}; "
+            f"{', '.join(sorted(commits))}: `{command}`"
+        )
+    yield ""
+    yield "</details>"
     yield ""
 
 
