@@ -64,7 +64,8 @@ def setting(found: Found, plan: dict) -> Iterator[str]:
         "`full-random` from random weights; `size-384` and `size-512` have inputs of that size. Under each "
         "table stand the seeds, machines, commits and commands of its runs. Its seconds and memory are those "
         "of one machine, of those that its runs had the one with most methods, two runs at a time; `-`: no "
-        "run there."
+        "run there. Pictures: `predictions.png` in each part's folder of `--work`; the licences of the sets "
+        "keep them out of this repository."
     )
     yield ""
     versions = {
