@@ -24,7 +24,7 @@ from convlora.backbone.sam import Sam
 from convlora.backbone.weights import load_sam
 from convlora.data.transforms import MEAN, STD
 
-_LEAST_AREA = 20
+LEAST_AREA = 20
 _RADII = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 24, 28, 34, 40, 48, 60)
 
 
@@ -39,7 +39,7 @@ def views(image: np.ndarray, mask: np.ndarray, size: int, kind: str, most: int) 
     """Views of an image with at most `most` of its objects, evenly drawn."""
     labels, count = ndimage.label(mask == 1, np.ones((3, 3)))
     areas = np.bincount(labels.ravel(), minlength=count + 1)
-    numbers = [n for n in range(1, count + 1) if areas[n] >= _LEAST_AREA]
+    numbers = [n for n in range(1, count + 1) if areas[n] >= LEAST_AREA]
     share = min(1.0, most / max(1, len(numbers)))  # from the middle of each part, topmost part first
     numbers = [numbers[int((i + 0.5) / share)] for i in range(min(most, len(numbers)))]
     if kind == "window":
@@ -132,10 +132,15 @@ def split_views(options: argparse.Namespace, split: str, size: int, kind: str) -
 
 
 def measure(sam: Sam, options: argparse.Namespace, kind: str) -> dict[str, Any]:
+    """Mean IoU of the discs and of every prompt, of a view of a split."""
     size = sam.spec.encoder.image_size
-    test = split_views(options, options.split, size, kind)
+    train, test = (split_views(options, split, size, kind) for split in ("train", options.split))
+    return scored(sam, train, test)
+
+
+def scored(sam: Sam, train: list[View], test: list[View]) -> dict[str, Any]:
+    """Mean IoU over the objects of `test`; the disc's best radius is that of `train`."""
     of_discs = np.concatenate([discs(view) for view in test])
-    train = split_views(options, "train", size, kind)
     best = int(np.concatenate([discs(view) for view in train]).mean(0).argmax())
     result: dict[str, Any] = {
         "objects": len(of_discs),
