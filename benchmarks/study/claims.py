@@ -87,6 +87,9 @@ def of_the_settings(found: Found) -> Iterator[str]:
     for method in ("decoder-only", "lora", "conv-lora"):
         faster = partial(between, found, "learning-rate", "default", method)
         yield both(f"A learning rate of 0.003 beats the default preset's 0.001, {method}", faster)
+    for alpha in (10, 100):
+        scaled = partial(differences, found, "alpha", f"conv-lora:alpha={alpha}", "conv-lora")
+        yield both(f"An alpha of {alpha} beats the default 32, conv-lora, on validation", scaled)
     for other in ("structure", "structure-official", "focal-dice"):
         yield sentence(
             f"Cross entropy + Dice beats {other}, decoder alone, on validation",
