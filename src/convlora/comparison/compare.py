@@ -132,15 +132,16 @@ class _Runner:
     def tune(self, entries: Sequence[Entry], defaults: dict[str, float]) -> dict[str, float]:
         """Choose each method's learning rate by its validation score, all with the same number of runs.
 
-        What was chosen is kept in a file: methods that are added later do not change the others'.
+        Rate by rate, so that a comparison that is cut off is fair at each moment. What was chosen is kept in
+        a file: methods that are added later do not change the others'.
         """
         file = self.out / TUNED
         known = _read_rates(file)
         missing = [entry for entry in entries if entry.label not in known]
         cells = [
             Cell(entry, TUNING_SEED, lr=factor * defaults[entry.label], tuning=True)
-            for entry in missing
             for factor in FACTORS
+            for entry in missing
         ]
         results = self.run(cells)
         for entry in missing:
