@@ -22,14 +22,14 @@ Found = Mapping[tuple[str, str], Comparison]
 def of_the_paper(found: Found) -> Iterator[str]:
     """Its seven, in the order of the study."""
     against = partial(differences, found)
-    yield sentence("1. Conv-LoRA beats LoRA", against("methods", "conv-lora", "lora"))
+    yield both("1. Conv-LoRA beats LoRA", partial(against, "methods", "conv-lora", "lora"))
     yield sentence("1b. LoRA beats the other parameter-efficient methods", over_others(found))
     yield extra_parameters(found)
-    yield sentence(
+    yield both(
         "3. Adapting the encoder with LoRA beats training the decoder alone",
-        against("methods", "lora", "decoder-only"),
+        partial(against, "methods", "lora", "decoder-only"),
     )
-    yield sentence("3b. With Conv-LoRA it does", against("methods", "conv-lora", "decoder-only"))
+    yield both("3b. With Conv-LoRA it does", partial(against, "methods", "conv-lora", "decoder-only"))
     yield sentence(
         "4. One expert chosen by the gate beats the sum of all scales",
         against("mixture", OFFICIAL, "conv-lora-multiscale"),
