@@ -93,5 +93,6 @@ def thin_areas(dataset: DataSet, image_size: int, resize: str, patch: int) -> li
     return [
         f"thin areas, in cells of the predicted masks ({side} x {side} for an image): {named}. What is "
         f"thinner than {_THIN} is drawn coarsely. Finer: {more}images cut into smaller ones, and predict "
-        "--tile."
+        "--tile. A U-Net predicts every pixel of its input: compare --methods conv-lora,unet tells whether "
+        "it is better here."
     ]
