@@ -65,7 +65,8 @@ def setting(found: Found, plan: dict) -> Iterator[str]:
         "table stand the seeds, machines, commits and commands of its runs. Its seconds and memory are those "
         "of one machine, of those that its runs had the one with most methods, two runs at a time; `-`: no "
         "run there. Pictures: `predictions.png` in each part's folder of `--work`; the licences of the sets "
-        "keep them out of this repository."
+        "keep them out of this repository, so [those here](compare.md#what-comes-out) are of the "
+        "quickstart's sample."
     )
     yield ""
     versions = {
