@@ -208,6 +208,15 @@ def test_one_set_of_two_parts_supports_nothing_yet(tmp_path):
     assert study_claims.by_image({"nuclei": None}) == ""
 
 
+def test_scales_of_which_lora_alone_has_run_tell_nothing_yet(tmp_path):
+    keep_runs(tmp_path, 0.02)
+    file = tmp_path / "methods-nuclei.json"
+    content = json.loads(file.read_text())
+    content["runs"] = {name: run for name, run in content["runs"].items() if run["method"] == "lora"}
+    (tmp_path / "scales-nuclei.json").write_text(json.dumps(content))
+    assert study_claims.best_scale(verdicts.load(tmp_path)).endswith("**not measured yet**.")
+
+
 def test_one_set_of_three_supports_nothing_yet(tmp_path):
     keep_runs(tmp_path, 0.02)
     (tmp_path / "methods-cracks.json").unlink()

@@ -237,6 +237,8 @@ def best_scale(found: Found) -> str:
         if comparison is None:
             continue
         means = {m: s.mean for m in comparison.methods if m != "lora" and (s := comparison.spread(m, METRIC))}
+        if not means:
+            continue
         best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
         gap = comparison.difference(best, worst, METRIC)
         winners.append(best if gap and gap.clear else None)
