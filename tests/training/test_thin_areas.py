@@ -40,7 +40,7 @@ def test_thin_lines_are_told_with_the_size_that_shows_them(tmp_path):
     (note,) = said_of(write_lines(tmp_path, 2))
     assert note == (
         "thin areas, in cells of the predicted masks (32 x 32 for an image): 'foreground' 1.3. What is "
-        "thinner than 1.5 is drawn coarsely. Finer: --image-size 128 (at least 4.0 times the time; "
+        "thinner than 1.5 is drawn coarsely. Finer: --image-size 128 (4.0 times as many pixels; "
         "train --dry-run tells the memory); or images cut into smaller ones, and predict --tile. A "
         "U-Net predicts every pixel of its input: compare --methods conv-lora,unet tells whether it is "
         "better here."

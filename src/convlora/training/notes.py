@@ -88,7 +88,7 @@ def thin_areas(dataset: DataSet, image_size: int, resize: str, patch: int) -> li
     named = ", ".join(f"'{name}' {found:.1f}" for name, found in list(thin.items())[:_NAMED])
     named += f" and {len(thin) - _NAMED} more classes" if len(thin) > _NAMED else ""
     factor = (larger / image_size) ** 2
-    costs = f"at least {factor:.1f} times the time; train --dry-run tells the memory"
+    costs = f"{factor:.1f} times as many pixels; train --dry-run tells the memory"
     more = f"--image-size {larger} ({costs}); or " if factor <= 4 else ""
     return [
         f"thin areas, in cells of the predicted masks ({side} x {side} for an image): {named}. What is "
