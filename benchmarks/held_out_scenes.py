@@ -17,7 +17,7 @@ from common import parser, report
 from convlora.backbone.weights import load_sam
 from convlora.pretraining.scenes import FAMILIES, generate_scene
 from convlora.pretraining.textures import TextureBank
-from one_click import LEAST_AREA, View, scored
+from one_click import LEAST_AREA, View, evenly, scored
 
 
 def scene_views(family: str, seed: int, options: argparse.Namespace, size: int) -> list[View]:
@@ -26,8 +26,7 @@ def scene_views(family: str, seed: int, options: argparse.Namespace, size: int) 
     for number in range(options.scenes):
         scene = generate_scene(np.random.default_rng((seed, number)), size, textures, family)
         areas = np.bincount(scene.instances.ravel())
-        ids = [i for i in range(1, len(areas)) if areas[i] >= LEAST_AREA]
-        drawn = ids[:: max(1, -(-len(ids) // options.objects))]
+        drawn = evenly([i for i in range(1, len(areas)) if areas[i] >= LEAST_AREA], options.objects)
         if drawn:
             found.append(View(scene.image, np.stack([scene.instances == i for i in drawn])))
     return found

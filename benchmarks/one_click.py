@@ -39,9 +39,7 @@ def views(image: np.ndarray, mask: np.ndarray, size: int, kind: str, most: int) 
     """Views of an image with at most `most` of its objects, evenly drawn."""
     labels, count = ndimage.label(mask == 1, np.ones((3, 3)))
     areas = np.bincount(labels.ravel(), minlength=count + 1)
-    numbers = [n for n in range(1, count + 1) if areas[n] >= LEAST_AREA]
-    share = min(1.0, most / max(1, len(numbers)))  # from the middle of each part, topmost part first
-    numbers = [numbers[int((i + 0.5) / share)] for i in range(min(most, len(numbers)))]
+    numbers = evenly([n for n in range(1, count + 1) if areas[n] >= LEAST_AREA], most)
     if kind == "window":
         return [_window(image, labels == n, size) for n in numbers]
     scale = size / max(mask.shape)
@@ -51,6 +49,12 @@ def views(image: np.ndarray, mask: np.ndarray, size: int, kind: str, most: int) 
     objects = [_padded(np.asarray(one), size) for one in whole]
     objects = [one for one in objects if one.any()]
     return [View(_padded(np.asarray(small), size), np.stack(objects))] if objects else []
+
+
+def evenly(numbers: list[int], most: int) -> list[int]:
+    """At most `most` of them: the middle one of each of as many equal parts of the list."""
+    share = min(1.0, most / max(1, len(numbers)))
+    return [numbers[int((i + 0.5) / share)] for i in range(min(most, len(numbers)))]
 
 
 def _padded(array: np.ndarray, size: int) -> np.ndarray:
@@ -99,7 +103,7 @@ def masks(sam: Sam, view: View, prompt: str) -> np.ndarray:
     choose: of its masks for ambiguous prompts that of the highest predicted IoU.
     """
     size = view.image.shape[0]
-    image = torch.from_numpy(view.image).permute(2, 0, 1)[None].float() / 255
+    image = torch.tensor(view.image).permute(2, 0, 1)[None].float() / 255
     mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
     points = labels = boxes = None
     several = prompt.endswith("three")

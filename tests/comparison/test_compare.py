@@ -213,8 +213,13 @@ def test_thin_areas_are_told_before_the_first_run(call, in_process, monkeypatch,
     monkeypatch.setattr("convlora.training.notes._THIN", 9.0)  # the discs are thick
     code, text, error = call("--methods", "decoder-only", "--seeds", "1")
     assert (code, error) == (0, "")
-    before, _, _ = text.partition("[1/1]")
-    assert "note: thin areas, in cells of the predicted masks (32 x 32 for an image): 'foreground'" in before
+    first, _, _ = text.partition("\n")
+    assert first.startswith("note: thin areas, in cells of the predicted masks (32 x 32 for an image): ")
+    assert "compare --methods conv-lora,unet tells whether" in first
+    _, text, _ = call("--methods", "decoder-only,unet", "--seeds", "1", out=tmp_path / "both")
+    first, _, _ = text.partition("\n")
+    assert first.startswith("note: thin areas")
+    assert first.endswith("predict --tile.")  # a U-Net is compared, so none is advised
     _, text, _ = call("--methods", "unet", "--seeds", "1", out=tmp_path / "unet")
     assert "thin areas" not in text  # it predicts every pixel of its input
 

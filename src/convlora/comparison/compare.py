@@ -54,11 +54,13 @@ def compare(
     run_folder_is_free(config.out, config.data)
     entries = [parse_methods(label)[0] for label in settings.methods]
     dataset = _check_data(config, settings, say)
-    of_sam = any(entry.label not in BASELINES for entry in entries)
+    labels = {entry.label for entry in entries}
+    of_sam = not labels <= set(BASELINES)
     spec = load_sam(config.backbone).sam.spec.encoder if of_sam else None
     base, default_lr = _shared(config, entries, len(dataset.splits["train"]), spec)
     if spec:
-        for note in thin_areas(dataset, base["image_size"], config.resize, spec.patch_size):
+        size, patch = base["image_size"], spec.patch_size
+        for note in thin_areas(dataset, size, config.resize, patch, with_unet="unet" in labels):
             say(f"note: {note}")
     make_folder(config.out)
     record_settings(config.out, settings, base, dataset.fingerprint)

@@ -60,7 +60,9 @@ def notes(config: RunConfig, classes: tuple[str, ...]) -> list[str]:
     return found
 
 
-def thin_areas(dataset: DataSet, image_size: int, resize: str, patch: int) -> list[str]:
+def thin_areas(
+    dataset: DataSet, image_size: int, resize: str, patch: int, *, with_unet: bool = False
+) -> list[str]:
     """A note where areas are hardly thicker than a cell of the decoder's masks, so drawn coarsely.
 
     Args:
@@ -68,6 +70,7 @@ def thin_areas(dataset: DataSet, image_size: int, resize: str, patch: int) -> li
         image_size: side of the encoder's input in pixels.
         resize: 'pad' or 'stretch'.
         patch: side of the encoder's patches in pixels; the masks have four cells to it.
+        with_unet: a U-Net is among what is trained, so none is advised.
     """
     pairs = dataset.splits["train"]
     measured = defaultdict(list)
@@ -90,9 +93,14 @@ def thin_areas(dataset: DataSet, image_size: int, resize: str, patch: int) -> li
     factor = (larger / image_size) ** 2
     costs = f"{factor:.1f} times as many pixels; train --dry-run tells the memory"
     more = f"--image-size {larger} ({costs}); or " if factor <= 4 else ""
-    return [
+    note = (
         f"thin areas, in cells of the predicted masks ({side} x {side} for an image): {named}. What is "
         f"thinner than {_THIN} is drawn coarsely. Finer: {more}images cut into smaller ones, and predict "
-        "--tile. A U-Net predicts every pixel of its input: compare --methods conv-lora,unet tells whether "
-        "it is better here."
-    ]
+        "--tile."
+    )
+    if not with_unet:
+        note += (
+            " A U-Net predicts every pixel of its input: compare --methods conv-lora,unet tells whether it "
+            "is better here."
+        )
+    return [note]
