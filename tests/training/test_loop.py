@@ -1,6 +1,7 @@
 """The loop against the same steps written out (accumulation, clipping, schedule); the objective's parts."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -97,15 +98,50 @@ def test_clipping_is_at_work():
     assert seen == [pytest.approx(0.5, rel=1e-4)]
 
 
-def test_a_loss_that_is_not_finite_is_told(tmp_path, capsys):
-    model = Keyless(nn.Linear(3, 1))
+def run_with_loss(tmp_path, factors, scaler=None):
+    """Train one layer a step for each factor of the loss; its weights after every step."""
+    torch.manual_seed(0)
+    model, seen = Keyless(nn.Linear(3, 1)), []
     accelerator = Accelerator(cpu=True)
+    accelerator.scaler = scaler
     trained, optimizer = accelerator.prepare(model, make_optimizer(model, 0.1, 0.0))
-    plan = Plan(steps=1, batch_size=1, micro_batch=1, processes=1, lr=0.1, eval_every=1)
-    batch = {"image": torch.full((1, 3), float("nan")), "mask": torch.zeros(1, 1), "key": KEYS[:1]}
-    with Reporter(tmp_path, 1, "x") as reporter:
-        Loop(accelerator, trained, optimizer, mse, plan, 1.0, reporter).run([batch], lambda step: True)
-    assert "step 1: the loss is nan. If this goes on, lower --lr" in capsys.readouterr().out
+    steps = len(factors)
+    plan = Plan(steps=steps, batch_size=1, micro_batch=1, processes=1, lr=0.1, eval_every=steps)
+    batch = {"image": torch.ones(1, 3), "mask": torch.zeros(1, 1), "key": KEYS[:1]}
+    left = iter(factors)
+    with Reporter(tmp_path, steps, "x") as reporter:
+        loop = Loop(accelerator, trained, optimizer, lambda *a: mse(*a) * next(left), plan, 1.0, reporter)
+        loop.run([batch] * steps, lambda step: seen.append(model[0].weight.detach().clone()))
+    return seen
+
+
+def test_a_step_whose_gradient_is_not_finite_is_left_out_and_told(tmp_path, capsys):
+    """One NaN in the weights would stay there for good, and go into both states that a run resumes from."""
+    one, two, three = run_with_loss(tmp_path, [1.0, float("nan"), 1.0])
+    assert torch.equal(one, two)
+    assert not torch.equal(two, three)
+    assert three.isfinite().all()
+    assert (
+        "step 2: the gradient is not finite (the loss is nan), so the step is left out. If this goes on, use "
+        "a lower --lr or --precision fp32.\n"
+    ) in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["loss"] is None for row in rows] == [False, True, False]
+
+
+def test_a_run_that_learns_nothing_any_more_ends(tmp_path):
+    nan = [float("nan")]
+    assert len(run_with_loss(tmp_path, nan * 19 + [1.0] + nan * 19)) == 39  # not in a row
+    with pytest.raises(ConfigError, match=r"No gradient of the last 20 steps was finite \(the loss is nan\)"):
+        run_with_loss(tmp_path, nan * 20)
+
+
+def test_the_scaler_of_fp16_leaves_a_step_out_itself_and_lowers_its_scale(tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    one, two, three = run_with_loss(tmp_path, [1.0, float("inf"), 1.0], scaler)
+    assert torch.equal(one, two)
+    assert not torch.equal(two, three)
+    assert scaler.get_scale() == 4.0
 
 
 def _nowhere():

@@ -104,6 +104,15 @@ def test_halves_until_it_fits_and_trains_as_if_it_had_started_so(
         assert torch.equal(value, expected[name]), name  # nothing of the failed attempts is left
 
 
+def test_a_micro_batch_that_is_no_power_of_two_goes_down_to_one_image(
+    short, binary_data, small_backbone, tmp_path, capsys
+):
+    short(1)
+    train(binary_data, small_backbone, tmp_path, batch_size=6, micro_batch=6)
+    assert [row["micro_batch"] for row in rows(tmp_path) if "micro_batch" in row] == [3, 2, 1]
+    assert "out of memory with 3 images at once; going on with 2, still 6 a step" in capsys.readouterr().out
+
+
 def test_resuming_starts_with_the_smaller_one(
     short, binary_data, small_backbone, tmp_path, monkeypatch, capsys
 ):

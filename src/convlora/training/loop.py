@@ -10,12 +10,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from convlora.errors import ConfigError
 from convlora.inference.predictor import is_out_of_memory
 from convlora.training.objective import Objective
 from convlora.training.optimizer import linear_decay
 from convlora.training.out_of_memory import cannot_halve, release_memory
 from convlora.training.plan import Plan
 from convlora.training.report import Reporter
+
+_MOST_LEFT_OUT = 20  # steps in a row; fp16's scale halves at each, from 65,536
 
 
 class Loop:
@@ -45,6 +48,7 @@ class Loop:
         self.objective, self.plan, self.clip, self.reporter = objective, plan, clip, reporter
         self.done = 0  # steps
         self.splits = 1  # parts that each micro-batch is cut into, because memory ran out
+        self.left_out = 0  # steps in a row
 
     def run(
         self,
@@ -57,6 +61,9 @@ class Loop:
             loader: micro-batches from step `done` on: 'image' or 'embedding' (see `Segmenter.forward`),
                 'mask' and 'key', int64 (b,), on the CPU.
             after_step: called with the number of steps done; True stops the run.
+
+        Raises:
+            ConfigError: memory runs out with the smallest part, or no step changes the model any more.
         """
         batches = iter(loader)
         while self.done < self.plan.steps:
@@ -75,12 +82,31 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.lr * factor
         total = self._gradients([next(batches) for _ in range(self.plan.micro_batches)])
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
         if self.accelerator.num_processes > 1:
             total = self.accelerator.reduce(total, "mean")
-        return self._checked(total.item())
+        loss, length = torch.stack([total, norm.to(total)]).tolist()  # the step's one wait for the device
+        finite = math.isfinite(length)
+        if finite or self.accelerator.scaler is not None:  # the scaler leaves it out itself, and adapts
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.left_out = 0 if finite else self._left_out(loss)
+        return loss
+
+    def _left_out(self, loss: float) -> int:
+        """Say that a step was left out, as one would make all weights NaN for good; counts those in a row."""
+        row = self.left_out + 1
+        advice = "a lower --lr or --precision fp32"
+        if row == _MOST_LEFT_OUT:
+            raise ConfigError(
+                f"No gradient of the last {row} steps was finite (the loss is {loss}), so nothing was learnt "
+                f"from them. Start a new run with {advice}. What this one has saved is kept."
+            )
+        self.reporter.say(
+            f"step {self.done + 1}: the gradient is not finite (the loss is {loss}), so the step is left "
+            f"out. If this goes on, use {advice}."
+        )
+        return row
 
     def _gradients(self, batches: list[dict[str, Tensor]]) -> Tensor:
         """Gradients of one step, in smaller parts where memory runs out; returns the loss."""
@@ -97,20 +123,23 @@ class Loop:
     def _halve(self, reason: str) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         release_memory()
-        images = max(1, self.plan.micro_batch // self.splits)
+        images = self._images_at_once()
         if images == 1 or self.accelerator.num_processes > 1:
             raise cannot_halve(images, self.accelerator.num_processes, reason)
         self.splits *= 2
-        now = -(-self.plan.micro_batch // self.splits)
+        now = self._images_at_once()
         self.reporter.say(
             f"step {self.done + 1}: out of memory with {images} images at once; going on with {now}, "
             f"still {self.plan.batch_size} a step"
         )
         self.reporter.record({"step": self.done + 1, "micro_batch": now})
 
+    def _images_at_once(self) -> int:
+        return -(-self.plan.micro_batch // self.splits)
+
     def _accumulate_all(self, batches: list[dict[str, Tensor]]) -> Tensor:
         total = torch.zeros((), device=self.accelerator.device)
-        size = -(-self.plan.micro_batch // self.splits)
+        size = self._images_at_once()
         parts = [part for batch in batches for part in cut(batch, size)]
         for i, part in enumerate(parts):
             last = i == len(parts) - 1
@@ -131,14 +160,6 @@ class Loop:
         loss = loss * len(keys) / (self.plan.micro_batches * self.plan.micro_batch)
         self.accelerator.backward(loss)
         return loss.detach()
-
-    def _checked(self, loss: float) -> float:
-        if not math.isfinite(loss):
-            self.reporter.say(
-                f"step {self.done + 1}: the loss is {loss}. If this goes on, lower --lr or use "
-                "--precision fp32."
-            )
-        return loss
 
 
 def cut(batch: dict[str, Tensor], size: int) -> list[dict[str, Tensor]]:

@@ -1,6 +1,7 @@
 """What a run tells: a progress bar on a terminal, plain lines elsewhere, metrics.jsonl, previews."""
 
 import json
+import math
 import time
 from pathlib import Path
 from types import TracebackType
@@ -77,8 +78,8 @@ class Reporter:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def record(self, row: dict[str, Any]) -> None:
-        """Append a row to metrics.jsonl; undefined scores are null."""
+        """Append a row to metrics.jsonl; what is not finite is null, as JSON has no name for it."""
         if self.enabled:
-            plain = {k: None if isinstance(v, float) and v != v else v for k, v in row.items()}
+            plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
             with self.file.open("a") as file:
                 file.write(json.dumps(plain) + "\n")
