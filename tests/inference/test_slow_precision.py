@@ -7,7 +7,7 @@ import torch
 
 import convlora
 from convlora.config import make_config
-from convlora.inference.device import slowness
+from convlora.inference.device import autocast_dtype, slowness, training_dtype
 from convlora.training import dry_run as dry_run_module
 from convlora.training.dry_run import dry_run
 
@@ -73,3 +73,16 @@ def test_dry_run(fast, binary_data, small_backbone, tmp_path, monkeypatch):
     text = "\n".join(dry_run(make_config({**values, "precision": "fp32"})).lines())
     assert "does not fit" in text
     assert ("--precision bf16" in text) == fast
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_nothing_is_trained_in_fp16_on_a_cpu(more, command, binary_data, small_backbone, tmp_path):
+    out = tmp_path / "run"
+    where = ("--out", out, "--backbone", small_backbone, "--precision", "fp16")
+    code, _, error = command("train", binary_data, *where, *more)
+    assert code == 2
+    assert "precision is fp16, in which nothing is trained on a CPU: small gradients would vanish." in error
+    assert "Use precision auto, fp32 or bf16." in error
+    assert not out.exists()
+    assert autocast_dtype("fp16", torch.device("cpu")) is torch.float16  # prediction may
+    assert training_dtype("fp16", torch.device("cuda")) is torch.float16

@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -173,6 +174,32 @@ def cut_run(binary_data, small_backbone, tmp_path, monkeypatch):
         with pytest.raises(_CutOffError):
             fit(run)
     return run
+
+
+def test_the_scale_of_fp16_gradients_goes_on(binary_data, small_backbone, tmp_path, monkeypatch):
+    """As on a GPU; here with a scaler of the CPU's, which grows at every second step."""
+
+    def with_scaler(**arguments):
+        accelerator = Accelerator(**arguments)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+        return accelerator
+
+    monkeypatch.setattr(fit_module, "Accelerator", with_scaler)
+    monkeypatch.setattr(fit_module, "_SAVE_SECONDS", 0.0)
+    real, reached = fit_module._Run._after_step, []
+
+    def cut(self, done):
+        reached.append(self.accelerator.scaler.get_scale())
+        real(self, done)
+        if done == 3 and len(reached) == 3:
+            raise _CutOffError
+
+    monkeypatch.setattr(fit_module._Run, "_after_step", cut)
+    run = config(binary_data, small_backbone, tmp_path / "run")
+    with pytest.raises(_CutOffError):
+        fit(run)
+    fit(run, resume=True)
+    assert reached == [8.0, 16.0, 16.0, 32.0, 32.0, 64.0, 64.0, 128.0]
 
 
 def test_half_written_state_is_not_used(whole, cut_run):

@@ -28,6 +28,22 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return _DTYPES[precision]
 
 
+def training_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """`autocast_dtype` for training.
+
+    Raises:
+        ConfigError: the name is none of these, or fp16 on a CPU: its gradients need a scaler, and accelerate
+            has none there.
+    """
+    dtype = autocast_dtype(precision, device)
+    if dtype is torch.float16 and device.type == "cpu":
+        raise ConfigError(
+            "precision is fp16, in which nothing is trained on a CPU: small gradients would vanish. "
+            "Use precision auto, fp32 or bf16."
+        )
+    return dtype
+
+
 def slowness(dtype: torch.dtype | None, device: torch.device) -> str | None:
     """What to tell who asked for a precision that PyTorch has no fast arithmetic for here; None if it has.
 

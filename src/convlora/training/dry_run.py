@@ -18,7 +18,7 @@ from convlora.data.layout import DataSet
 from convlora.data.splits import limit_training
 from convlora.embedding_store import cache_folder, cache_limit
 from convlora.errors import ConfigError
-from convlora.inference.device import autocast_dtype, slowness
+from convlora.inference.device import slowness, training_dtype
 from convlora.model import Segmenter, SegmenterConfig, default_head
 from convlora.training.memory import MIB, StepMemory, estimate_peak, simulate_step
 from convlora.training.notes import remarks, thin_areas
@@ -121,7 +121,7 @@ def dry_run(config: RunConfig) -> DryRun:
     spec = _spec(config.backbone)
     built = _segmenter_config(config, spec, dataset.classes)
     state = PartialState(cpu=not torch.accelerator.is_available())
-    dtype = autocast_dtype(config.precision, state.device)
+    dtype = training_dtype(config.precision, state.device)
     plan = make_plan(config, len(dataset.splits["train"]), spec.encoder.embed_dim, state.num_processes)
     slow = slowness(dtype, state.device)
     held = psutil.Process().memory_info().rss

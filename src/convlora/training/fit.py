@@ -25,7 +25,7 @@ from convlora.data.splits import limit_training, read_record, record_splits
 from convlora.embedding_store import EmbeddingStore, cache_folder, cache_limit
 from convlora.errors import ConfigError
 from convlora.frozen import hold_frozen_in
-from convlora.inference.device import autocast_dtype, slowness
+from convlora.inference.device import slowness, training_dtype
 from convlora.model import SegmentationModel, Segmenter, SegmenterConfig, default_head
 from convlora.output import make_folder, write_text
 from convlora.training.embeddings import EmbeddedImages, EmbeddedPredictor, Embeddings
@@ -78,7 +78,7 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
     AcceleratorState._reset_state()  # else a second run in this process is bound to the first one's precision
     # without cpu=True, processes launched on a machine without a GPU would each train alone
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    dtype = autocast_dtype(config.precision, PartialState(cpu=cpu).device)
+    dtype = training_dtype(config.precision, PartialState(cpu=cpu).device)
     accelerator = Accelerator(cpu=cpu, mixed_precision=_ACCELERATE[dtype])
     check_launch(accelerator)
     set_seed(config.seed, device_specific=True)
@@ -97,7 +97,7 @@ class _Run:
     ) -> None:
         self.config, self.dataset, self.accelerator = config, dataset, accelerator
         self.segmenter = _build(config, dataset)
-        hold_frozen_in(self.segmenter, autocast_dtype(config.precision, accelerator.device))
+        hold_frozen_in(self.segmenter, training_dtype(config.precision, accelerator.device))
         embed_dim = self.segmenter.embed_dim
         self.plan = make_plan(
             config, len(dataset.splits["train"]), embed_dim, processes=accelerator.num_processes
@@ -118,7 +118,7 @@ class _Run:
 
     def _train(self, resume: bool) -> dict[str, Any]:
         config, accelerator = self.config, self.accelerator
-        fused = accelerator.device.type == "cpu" and accelerator.mixed_precision != "fp16"
+        fused = accelerator.device.type == "cpu"
         optimizer = make_optimizer(self.segmenter, self.plan.lr, config.weight_decay, fused)
         state = load_state(config.out, self.segmenter, optimizer) if resume else None
         self._check_agreement(state)
@@ -168,6 +168,8 @@ class _Run:
             )
         if self.progress.finished:
             raise ConfigError(f"The run in {self.config.out} is finished; there is nothing to resume.")
+        if self.accelerator.scaler is not None and self.progress.scaler:
+            self.accelerator.scaler.load_state_dict(self.progress.scaler)
         if self.accelerator.is_main_process:
             trim_log(self.config.out / "metrics.jsonl", self.progress.step)
         self.reporter.say(f"resuming after step {self.progress.step}")
@@ -176,6 +178,8 @@ class _Run:
         """Validate and save when due; True ends the run."""
         last = step == self.plan.steps
         self.progress.step, self.progress.splits = step, self.loop.splits
+        if self.accelerator.scaler is not None:
+            self.progress.scaler = self.accelerator.scaler.state_dict()
         due = last or step % self.plan.eval_every == 0
         stop = self.validation.run(self.progress) if due else False
         self.progress.finished = last or stop

@@ -28,6 +28,7 @@ class Progress:
     validations_without_gain: int = 0
     finished: bool = False
     splits: int = 1  # of each micro-batch, because memory ran out
+    scaler: dict[str, float] = field(default_factory=dict)  # of fp16's gradients on a GPU, else empty
 
 
 def save_state(
