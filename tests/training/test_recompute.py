@@ -5,7 +5,8 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from convlora.adapters import methods, trainable_parameters
+from convlora.adapters import build_method, methods, trainable_parameters
+from convlora.adapters.base import HasAuxLoss
 from convlora.config import make_config
 from convlora.errors import ConfigError
 from convlora.model import Segmenter, SegmenterConfig
@@ -15,8 +16,6 @@ from small import SMALL
 
 
 def gradients(backbone, method, recompute, keys, options):
-    from convlora.adapters import build_method
-
     model = Segmenter.from_backbone(str(backbone), ("no", "yes"), build_method(method, options)).train()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -54,6 +53,22 @@ def test_gradients_are_the_same(small_backbone, method, options, keys):
             assert torch.equal(again[name], gradient), name
     if method != "lst":  # whose frozen blocks keep nothing anyway, and whose side is tiny here
         assert (little < much) == (method != "decoder-only")
+
+
+def test_side_losses_do_not_hold_the_second_pass(small_backbone):
+    """A graph that nobody runs backward keeps its inputs until the next forward pass."""
+    method = build_method("conv-lora", {"routing": "balance"})
+    model = Segmenter.from_backbone(str(small_backbone), ("no", "yes"), method).train()
+    model.encoder.set_recompute(True)
+    loss = model(torch.randn(2, 3, 64, 64), (7, 8)).mask_logits.square().mean()
+    layers = [module for module in model.modules() if isinstance(module, HasAuxLoss)]
+    first = [layer.aux_loss for layer in layers]
+    assert first
+    assert all(one.grad_fn is not None for one in first)
+    (loss + model.auxiliary_loss()).backward()
+    assert all(layer.aux_loss is one for layer, one in zip(layers, first, strict=True))
+    model(torch.randn(2, 3, 64, 64), (7, 8))
+    assert not any(layer.aux_loss is one for layer, one in zip(layers, first, strict=True))
 
 
 @pytest.mark.parametrize("method", sorted(set(methods()) - {"decoder-only"}))

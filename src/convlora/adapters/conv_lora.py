@@ -23,6 +23,7 @@ from convlora.adapters.gating import NoisyTopKGate, Routing, SoftGate
 from convlora.adapters.inject import blocks, replace_module, target_linears
 from convlora.adapters.lora import check_low_rank, check_rank_fits, new_low_rank_pair, project, updated_linear
 from convlora.errors import TargetError
+from convlora.recompute import computed_again
 
 ROUTINGS = ("balance", "switch", "soft", "soft-pixel")
 _SOFT, _SCOPES, STARTS = ("soft", "soft-pixel"), ("window", "image"), ("random", "zero")
@@ -234,7 +235,8 @@ class ConvLoRALinear(AuxLossMixin, nn.Module):
         if self.routing in _SOFT:
             return self.experts.mixed(z, self.gate(z if self.routing == "soft-pixel" else mean))
         routing: Routing = self.gate(mean)
-        self.aux_loss = None if routing.balance is None else self.balance_weight * routing.balance
+        if not computed_again():  # else the loss would hold a second graph, which nobody runs backward
+            self.aux_loss = None if routing.balance is None else self.balance_weight * routing.balance
         fixed = self.routing == "balance" and routing.indices.shape[1] == 1  # a softmax over one logit is 1
         return self.experts(z, None if fixed else routing.gates, routing.indices)
 

@@ -5,12 +5,12 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from convlora.backbone.attention import Attention
 from convlora.backbone.common import LayerNorm2d, MLPBlock, add_update
 from convlora.backbone.presets import EncoderSpec
 from convlora.errors import DataError
+from convlora.recompute import run_twice
 
 
 class PatchEmbed(nn.Module):
@@ -72,7 +72,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C)."""
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._run, x, use_reentrant=False)
+            out: Tensor = run_twice(self._run, x)
+            return out
         return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
@@ -98,7 +99,8 @@ class Block(nn.Module):
         windows of the image afterwards, as VPT does in Swin (Jia et al., ECCV 2022).
         """
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._run_with_tokens, x, tokens, use_reentrant=False)
+            both: tuple[Tensor, Tensor] = run_twice(self._run_with_tokens, x, tokens)
+            return both
         return self._run_with_tokens(x, tokens)
 
     def _run_with_tokens(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
