@@ -272,6 +272,23 @@ def test_computes_in_float32_under_autocast(dtype):
     assert torch.equal(plain, cast)
 
 
+def test_fused_backward_may_stand_inside_autocast():
+    """As in a training loop of one's own; what PyTorch differentiates itself is then in half precision."""
+    experts, found = make((8,), channels=28, dtype=torch.float32), []
+    z = torch.randn(4, 6, 5, 28)
+    for inside in (False, True):
+        experts.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = experts(z, None, torch.zeros(4, 1, dtype=torch.int64)).square().sum()
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        found.append(experts.weight.grad.clone())
+    assert found[0].abs().max() > 0.1
+    assert torch.equal(*found)
+
+
 def test_compiles_without_a_graph_break():
     experts = make((2, 3), dtype=torch.float32)
     compiled = torch.compile(experts, backend="eager", fullgraph=True)

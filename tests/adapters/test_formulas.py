@@ -22,6 +22,7 @@ from convlora.adapters import (
 )
 from convlora.adapters.inject import set_side_path, trainable_parameters
 from convlora.adapters.sam_adapter import high_frequencies
+from convlora.adapters.ssf import ScaledShifted
 from convlora.errors import ConfigError, TargetError
 
 
@@ -110,6 +111,18 @@ def test_ssf_scales_and_shifts_after_each_operation(adapted, image):
         x = x + block.attend(apply(block.norm1, x), attend)
         x = x + apply(mlp.lin2, F.gelu(apply(mlp.lin1, apply(block.norm2, x))))
     assert_same(encoder, image, finish(encoder, x))
+
+
+def test_ssf_scales_in_float32_under_autocast():
+    """A scale near 1 that is rounded to bfloat16 first would go in steps of 0.0078, or not at all."""
+    layer, x = ScaledShifted(torch.nn.Linear(8, 8)), torch.randn(5, 8)
+    torch.nn.init.constant_(layer.scale, 1.0035)
+    torch.nn.init.constant_(layer.shift, 1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        base, found = layer.base(x), layer(x)
+    assert found.dtype == base.dtype == torch.bfloat16
+    assert torch.equal(found, (base.float() * 1.0035 + 1e-3).bfloat16())
+    assert not torch.equal(found, (base * torch.tensor(1.0035).bfloat16() + 1e-3).bfloat16())
 
 
 def test_ssf_merges_into_a_layer_without_bias():

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from convlora.adapters.base import autocast_off
+
 _REACH = 3
 """Cells above and below one that its fine rows depend on: three at scale 2, two beyond."""
 
@@ -124,12 +126,13 @@ class _FusedExpert(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  # as above
         z, weight, bias = ctx.saved_tensors
-        pixels = _FinePixels(z, weight, bias, *ctx.maps)
-        gradients = _Gradients(pixels)
-        for p, down in enumerate(pixels.column_down):
-            active = pixels.rows_spread(grad * down)
-            gradients.add(p, active, pixels.column(p))
-        return *gradients.of_inputs(z, len(weight)), None, None
+        with autocast_off(grad.device.type):  # the caller's, where backward() stands inside of it
+            pixels = _FinePixels(z, weight, bias, *ctx.maps)
+            gradients = _Gradients(pixels)
+            for p, down in enumerate(pixels.column_down):
+                active = pixels.rows_spread(grad * down)
+                gradients.add(p, active, pixels.column(p))
+            return *gradients.of_inputs(z, len(weight)), None, None
 
 
 class _FinePixels:

@@ -70,8 +70,10 @@ class ScaledShifted(nn.Module):
         """Shape and dtype as the base's output."""
         out: Tensor = self.base(x)
         axes = (-1, 1, 1) if isinstance(self.base, nn.Conv2d) else (-1,)
-        scale, shift = (p.to(out.dtype).view(axes) for p in (self.scale, self.shift))
-        return torch.addcmul(shift, out, scale)
+        # in float32, as bfloat16 has steps of 0.0078 above 1, which learning would not get over; the product
+        # keeps its half-precision operand for the backward pass, where addcmul would keep a copy
+        scaled = out * self.scale.view(axes) + self.shift.view(axes)
+        return scaled.to(out.dtype)
 
     def merged(self) -> nn.Module:
         """The plain layer with gamma W and gamma b + beta; a layer without bias gets one."""
