@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from convlora.adapters.experts import MultiScaleExperts
 from convlora.config import make_config
 from convlora.errors import ConfigError
 from convlora.training.optimizer import linear_decay, make_optimizer
@@ -99,6 +100,10 @@ def test_only_matrices_are_decayed():
     assert [p is model[0].weight for p in decayed["params"]] == [True]
     assert {id(p) for p in plain["params"]} == {id(model[0].bias), id(model[1].weight), id(model[1].bias)}
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+    experts = MultiScaleExperts(3, (1, 2))  # whose biases are of two dimensions
+    decayed, plain = make_optimizer(experts, lr=1e-3, weight_decay=0.1).param_groups
+    assert [p is experts.weight for p in decayed["params"]] == [True]
+    assert [p is experts.bias for p in plain["params"]] == [True]
 
 
 def test_keys_are_an_images_own_in_every_epoch_and_run():

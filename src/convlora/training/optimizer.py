@@ -16,12 +16,15 @@ def make_optimizer(
         fused: take PyTorch's kernel that passes over the memory once; for parameters that stay on the CPU,
             as on other devices it keeps its step counter elsewhere than a saved state has it.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in trained if _is_matrix(name, p)]
+    others = [p for name, p in trained if not _is_matrix(name, p)]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr, fused=fused)
+
+
+def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and name.rpartition(".")[2] != "bias"  # the experts' biases are (experts, r)
 
 
 def linear_decay(step: int, steps: int) -> float:

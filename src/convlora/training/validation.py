@@ -80,8 +80,16 @@ class Validation:
         return stop
 
     def _is_better(self, scores: dict[str, Any], best: dict[str, Any]) -> bool:
-        """Whether the chosen metric beats the best one; an undefined score beats nothing."""
+        """Whether the chosen metric beats the best one; an undefined score does only if it is the first."""
         metric = self.config.metric
+        if math.isnan(scores[metric]):
+            if best:
+                return False
+            self.reporter.say(
+                f"warning: {metric} is not defined for the validation images, as that of a class that is "
+                "in none of them: no model can be told to be the best. Choose another --set metric=..."
+            )
+            return True
         reached = best.get(metric, math.nan)
         if math.isnan(reached):
             return True
