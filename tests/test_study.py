@@ -217,6 +217,42 @@ def test_scales_of_which_lora_alone_has_run_tell_nothing_yet(tmp_path):
     assert study_claims.best_scale(verdicts.load(tmp_path)).endswith("**not measured yet**.")
 
 
+def keep_scores(folder, part, name, scores):
+    """Three seeds of each method, with its mean Dice and a little noise of its own."""
+    kept = study_kept.Kept(folder / f"{part}-{name}.json", folder / "out" / part / name, "sam-tiny")
+    for place, (label, dice) in enumerate(scores.items()):
+        for seed in range(3):
+            found = {"mean_dice_foreground": dice + 0.001 * ((seed + place) % 3)}
+            result = {"digest": f"{label}-{seed}", "scores": found, "trained_parameters": 1}
+            kept.add(Cell(parse_methods(label)[0], seed), result)
+
+
+def claim(folder, number):
+    (found,) = (c for c in study_claims.of_the_paper(verdicts.load(folder)) if c.startswith(f"{number}. "))
+    return found.partition(": **")[2].partition("**")[0]
+
+
+def test_lora_must_beat_every_other_method_on_two_sets(tmp_path):
+    low = dict.fromkeys(study_claims.OTHERS, 0.7)
+    keep_scores(tmp_path, "others", "nuclei", {"lora": 0.8, **low, "unet": 0.9})
+    assert claim(tmp_path, "1b") == "not decidable here"  # six methods, but one set
+    keep_scores(tmp_path, "others", "cracks", {"lora": 0.8, **low, "vpt": 0.8})
+    assert claim(tmp_path, "1b") == "not decidable here"
+    keep_scores(tmp_path, "others", "camvid", {"lora": 0.8, **low})
+    assert claim(tmp_path, "1b") == "supported"
+    keep_scores(tmp_path, "others", "cracks", {"lora": 0.8, **low, "vpt": 0.9})
+    assert claim(tmp_path, "1b") == "not decidable here"
+
+
+def test_scales_differ_where_each_best_is_clear_over_the_others(tmp_path):
+    labels = [f"conv-lora:routing=balance:scales=[{scale}]" for scale in (1, 2, 4)]
+    keep_scores(tmp_path, "scales", "nuclei", dict(zip(labels, (0.5, 0.7, 0.7002), strict=True)))
+    keep_scores(tmp_path, "scales", "cracks", dict(zip(labels, (0.5, 0.7002, 0.7), strict=True)))
+    assert claim(tmp_path, "5") == "not decidable here"  # both clear over the worst, not over each other
+    keep_scores(tmp_path, "scales", "camvid", dict(zip(labels, (0.8, 0.7, 0.6), strict=True)))
+    assert claim(tmp_path, "5") == "supported"
+
+
 def test_one_set_of_three_supports_nothing_yet(tmp_path):
     keep_runs(tmp_path, 0.02)
     (tmp_path / "methods-cracks.json").unlink()

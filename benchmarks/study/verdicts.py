@@ -111,15 +111,25 @@ def load(folder: Path = RESULTS) -> dict[tuple[str, str], Comparison]:
 
 
 def verdict(differences: Sequence[Difference | None]) -> str:
-    """See `RULE`; a difference is positive where it speaks for the claim."""
-    known = [d for d in differences if d is not None]
+    """See `RULE`; a difference of each set, positive where it speaks for the claim."""
+    return judged([side(d) for d in differences])
+
+
+def side(difference: Difference | None) -> int | None:
+    """1 where it is clear and positive, -1 where clear and negative, else 0; None where not measured."""
+    if difference is None:
+        return None
+    return (1 if difference.mean > 0 else -1) if difference.clear else 0
+
+
+def judged(sides: Sequence[int | None]) -> str:
+    """Verdict from what each set says: for the claim 1, against it -1, neither 0, not measured None."""
+    known = [found for found in sides if found is not None]
     if not known:
         return "not measured yet"
-    ahead = sum(d.clear and d.mean > 0 for d in known)
-    behind = sum(d.clear and d.mean < 0 for d in known)
-    if ahead >= min(2, len(differences)) and not behind:
+    if known.count(1) >= min(2, len(sides)) and -1 not in known:
         return "supported"
-    return "not supported" if behind and not ahead else "not decidable here"
+    return "not supported" if -1 in known and 1 not in known else "not decidable here"
 
 
 def shown(difference: Difference | None) -> str:

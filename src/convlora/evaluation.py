@@ -43,9 +43,10 @@ from convlora.output import (
 _OVERVIEW, _OVERVIEW_ROWS = "_overview.png", 4
 
 
-def new_metrics(classes: tuple[str, ...]) -> SegmentationMetrics:
-    """Empty accumulator for these classes."""
-    return SegmentationMetrics(classes, list(foreground_ids(classes)), binary=len(classes) == 2)
+def new_metrics(classes: tuple[str, ...], saliency: bool = True) -> SegmentationMetrics:
+    """Empty accumulator for these classes; the saliency measures of two classes take four times as long."""
+    binary = saliency and len(classes) == 2
+    return SegmentationMetrics(classes, list(foreground_ids(classes)), binary=binary)
 
 
 def evaluate_run(

@@ -14,7 +14,7 @@ from convlora.data.layout import DataSet, Pair
 from convlora.errors import ConfigError
 from convlora.evaluation import add_scores, new_metrics, score_pairs, write_comparison
 from convlora.inference.predictor import Prediction, Predictor
-from convlora.metrics import LOWER_IS_BETTER
+from convlora.metrics import LOWER_IS_BETTER, SALIENCY_KEYS
 from convlora.model import SegmentationModel
 from convlora.training.report import Reporter
 from convlora.training.resume import Progress
@@ -98,7 +98,8 @@ class Validation:
     def _scores(self, step: int) -> dict[str, Any]:
         accelerator, config = self.accelerator, self.config
         predictor = self.make_predictor()
-        metrics = new_metrics(self.dataset.classes)
+        # at native size the saliency measures may take longer than the model
+        metrics = new_metrics(self.dataset.classes, saliency=config.metric in SALIENCY_KEYS)
         pairs = self.dataset.splits["val"]
         shown = {pair.stem for pair in pairs[: config.previews]}  # by the process that scores the image
 
