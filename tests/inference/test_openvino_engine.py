@@ -239,6 +239,13 @@ def test_predictor_predicts_the_same(adapter):
     assert np.array_equal(loaded.predict(PICTURE).ids, found.ids)
 
 
+def test_weights_that_torch_has_rounded_are_refused(adapter):
+    model = from_pretrained(adapter)
+    Predictor(model, "cpu", "bf16")
+    with pytest.raises(ConfigError, match=r"held in bfloat16.*Load the model again"):
+        Predictor(model, "cpu", "fp32", "openvino")
+
+
 def test_commands(adapter, binary_data, tmp_path, command):
     scores = {}
     for engine in ("torch", "openvino"):

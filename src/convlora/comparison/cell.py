@@ -9,7 +9,6 @@ own has its own peak of memory, and its crash is not the comparison's. A run tha
 import json
 import statistics
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,9 +47,8 @@ def run_cell(folder: Path) -> dict[str, Any]:
     """
     cell = json.loads((folder / CELL).read_text())
     config = make_config(cell["config"])
-    start = time.monotonic()
     _train(config)
-    result = {"digest": cell["digest"], **_costs(config.out), "train_seconds": time.monotonic() - start}
+    result = {"digest": cell["digest"], **_costs(config.out)}
     validation = json.loads((config.out / "metrics.json").read_text())["val"]
     result["validation"] = validation
     if not cell["tuning"]:

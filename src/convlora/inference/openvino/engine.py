@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from convlora.errors import ConfigError, DisagreementError
+from convlora.frozen import hold_frozen_in
 from convlora.head import HeadOutput
 from convlora.inference.openvino.agreement import check_agreement, difference, torch_output
 from convlora.inference.openvino.conversion import Logits, convert
@@ -27,6 +28,9 @@ class OpenVinoEngine:
         model: in evaluation mode, on the CPU; its weights must not change any more.
         dtype: bfloat16, or None for float32.
         tell: is told what is worth knowing; by default it goes to standard error.
+
+    Raises:
+        ConfigError: PyTorch has rounded the model's weights to half precision for its own use.
     """
 
     name: ClassVar[str] = "openvino"
@@ -34,6 +38,7 @@ class OpenVinoEngine:
     def __init__(
         self, model: SegmentationModel, dtype: torch.dtype | None, tell: Callable[[str], None] | None = None
     ) -> None:
+        hold_frozen_in(model, None)  # a conversion is of whole weights; OpenVINO rounds them itself
         self.model, self.dtype = model, dtype
         self._tell = tell or _to_standard_error
         self._compiled: dict[tuple[int, int], tuple[Converted, Any]] = {}
