@@ -197,6 +197,28 @@ def test_methods_and_backbones(run):
     assert "conv-lora" in out
     code, out, _ = run("backbones")
     assert "facebook/sam-vit-huge" in out
+    assert "unet" in out.splitlines()[-1]
+
+
+def test_without_test_images_the_next_command_scores_val(run, binary_data, small_backbone, tmp_path):
+    data = shutil.copytree(binary_data, tmp_path / "data")
+    shutil.rmtree(data / "test")
+    out = tmp_path / "run"
+    code, text, _ = run("train", data, "--out", out, "--backbone", small_backbone, *TRAIN)
+    assert code == 0
+    told = text.splitlines()[-1]
+    assert told == f"Next: convlora evaluate {out} {data} --split val"
+    assert run(*told.split()[2:])[0] == 0
+
+
+def test_help_tells_the_defaults():
+    from convlora.cli import options
+    from convlora.config import RunConfig
+
+    texts = {"epochs": options.Epochs, "batch_size": options.BatchSize, "precision": options.Precision}
+    for key, option in texts.items():
+        default = RunConfig.model_fields[key].default
+        assert option.__metadata__[0].help.endswith(f"default {default}.")
 
 
 def test_info(run, trained):

@@ -83,6 +83,7 @@ def backbones(as_json: AsJson = False) -> None:
         table.add_row(*(f"{value}{units.get(key, '')}" for key, value in row.items()))
     print_table(table)
     print("Also: a folder with config.json and model.safetensors, Meta's .pth, or random:NAME (a baseline).")
+    print("Not SAM: unet, a U-Net from random weights (with --method full).")
 
 
 def info(

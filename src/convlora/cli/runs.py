@@ -43,10 +43,15 @@ def train(
     epochs: Epochs = None,
     max_steps: MaxSteps = None,
     batch_size: BatchSize = None,
-    micro_batch: Annotated[int | None, typer.Option(help="Images in memory at once.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Images in memory at once; default 1 for SAM's sizes.")
+    ] = None,
     image_size: ImageSize = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Start of all random numbers.")] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate; default 1e-4 for SAM's sizes, 1e-3 for sam-tiny."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Start of all random numbers; default 0.")] = None,
     precision: Precision = None,
     checkpointing: Annotated[
         bool | None,
@@ -113,7 +118,7 @@ def train(
         return
     print(f"Best: step {best['step']}, validation {_headline(best)}")
     colours = f" --palette {chosen.palette}" if chosen.palette else ""
-    print(f"Next: convlora evaluate {out} {data}{colours}")
+    print(f"Next: convlora evaluate {out} {data}{colours}{_split_to_score(out)}")
 
 
 def evaluate(
@@ -212,6 +217,14 @@ def _print_dry_run(chosen: "RunConfig", as_json: bool) -> None:
 
     found = dry_run(chosen)
     print(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(found.lines()))
+
+
+def _split_to_score(out: Path) -> str:
+    """Option of `evaluate` for a run whose data has no test images."""
+    from convlora.data.splits import read_record
+
+    record = read_record(out)
+    return " --split val" if record is not None and not record.splits.get("test") else ""
 
 
 def _headline(scores: dict[str, Any]) -> str:
