@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -18,8 +18,10 @@ from convlora.presets import PRESETS, preset_method
 from convlora.settings import did_you_mean, parse_assignments, read_yaml
 
 __all__ = [
+    "Key",
     "RunConfig",
     "check_same",
+    "describe_keys",
     "did_you_mean",
     "load_config",
     "make_config",
@@ -39,24 +41,36 @@ class RunConfig(BaseModel):
 
     data: Path = Field(description="Folder with images and masks; or a .csv, .json or .yaml.")
     out: Path = Field(description="Run folder.")
-    preset: Literal["default", "paper"] = Field("default", description="Defaults that the run started from.")
-    backbone: str = Field("sam-tiny", description="sam-tiny, a hub id, a folder, or Meta's .pth.")
+    preset: Literal["default", "paper"] = Field(
+        "default", description="Defaults that the run starts from; paper: the official code's way."
+    )
+    backbone: str = Field(
+        "sam-tiny", description="sam-tiny, a hub id, a folder, Meta's .pth, random:NAME; or unet, no SAM."
+    )
     method: dict[str, Any] = Field(
-        default_factory=lambda: {"name": "conv-lora"}, description="Method: its name and its options."
+        default_factory=lambda: {"name": "conv-lora"}, description="Name of the method, with its options."
     )
     classes: list[str] | None = Field(None, description="Class names, id 0 first; else from the data folder.")
-    palette: Path | None = Field(None, description="File with the colours of the classes, for colour masks.")
-    multiclass_head: HeadKind = Field("per-class", description="Head for three or more classes.")
-    num_masks: int | None = Field(None, ge=2, description="Mask tokens of mask classification.")
-    image_size: int | None = Field(None, ge=32, le=4096, description="Side of the input in pixels.")
+    palette: Path | None = Field(
+        None, description="File with the colours of the classes; else palette.txt of the data."
+    )
+    multiclass_head: HeadKind = Field(
+        "per-class", description="Head for three or more classes: per-class, or mask-classification."
+    )
+    num_masks: int | None = Field(
+        None, ge=2, description="Mask tokens of mask classification; else 10, or one a class if more."
+    )
+    image_size: int | None = Field(
+        None, ge=32, le=4096, description="Side of the input in pixels; else the backbone's own (unet: 256)."
+    )
     resize: Literal["pad", "stretch"] = Field(
-        "stretch", description="Stretch to the square input, or keep the aspect and pad."
+        "stretch", description="How an image becomes the square input; pad keeps its aspect."
     )
     augment: Literal["none", "flip", "strong"] = Field(
-        "flip", description="Augmentation; strong also changes colours, scale and place."
+        "flip", description="Flips, left to right, or none; strong also changes colours, scale and place."
     )
     keep_embeddings: bool | None = Field(
-        None, description="Compute an untouched encoder's embeddings once; by default where that is possible."
+        None, description="Compute the embeddings of a frozen encoder once; else where that is possible."
     )
     loss: str = Field("default", description="'default', 'official' (the paper's code), or a loss by name.")
     train_images: int | None = Field(
@@ -66,20 +80,35 @@ class RunConfig(BaseModel):
     max_steps: int | None = Field(None, ge=1, description="Optimiser steps; overrides epochs.")
     batch_size: int = Field(4, ge=1, description="Images for one optimiser step, over all processes.")
     micro_batch: int | None = Field(
-        None, ge=1, description="Images in memory at once on each device; else 1 for SAM's sizes."
+        None,
+        ge=1,
+        description="Images in memory at once on each device; else 1 for SAM's sizes, its share of the batch "
+        "for smaller ones.",
     )
     checkpointing: bool = Field(
         False, description="Compute the encoder's blocks again for the backward pass: less memory, more time."
     )
-    lr: float | None = Field(None, gt=0, le=1, description="Peak learning rate; else by the backbone's size.")
+    lr: float | None = Field(
+        None, gt=0, le=1, description="Peak learning rate; else 1e-4 for SAM's sizes, 1e-3 for smaller ones."
+    )
     weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's decay; none on biases and norms.")
-    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="Mixed precision.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Start of all random numbers.")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient; a longer one is cut to it.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Mixed precision; auto: bf16 or fp16 where the device has arithmetic for it."
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="Start of all random numbers but those of an automatic split."
+    )
     workers: int = Field(0, ge=0, le=64, description="Processes that read images beside the training.")
     metric: str = Field("mean_dice_foreground", description="Validation metric that chooses the best model.")
-    eval_every: int | None = Field(None, ge=1, description="Steps between validations; else about an epoch.")
-    patience: int | None = Field(None, ge=1, description="Validations without gain before the run stops.")
+    eval_every: int | None = Field(
+        None,
+        ge=1,
+        description="Steps between validations; else an epoch, or 1/20 of the run if that is more.",
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Validations without gain before the run stops; else it goes to its end."
+    )
     previews: int = Field(3, ge=0, le=32, description="Validation images drawn at each validation.")
 
     @field_validator("*", mode="before")
@@ -147,6 +176,35 @@ class RunConfig(BaseModel):
     def to_yaml(self) -> str:
         """Text of config.yaml; `load_config` reads it back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+class Key(NamedTuple):
+    """A key of `RunConfig` for people: default (empty where it must be given) and rule in words of YAML."""
+
+    name: str
+    default: str
+    rule: str
+    meaning: str
+
+
+def describe_keys() -> list[Key]:
+    """All keys of `RunConfig`, in the order of config.yaml."""
+    return [
+        Key(
+            name,
+            "" if field.is_required() else _default(field),
+            _rule(name, field) + (", or null" if _nullable(name) else ""),
+            str(field.description),
+        )
+        for name, field in RunConfig.model_fields.items()
+    ]
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, dict):
+        return str(value["name"])
+    return yaml.safe_dump(value).removesuffix("...\n").strip()
 
 
 def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> RunConfig:

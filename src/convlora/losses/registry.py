@@ -30,11 +30,13 @@ class SegmentationLoss:
         head: kind of head whose output it takes.
         function: the loss of that head, of (mask_logits, target); for mask classification of
             (mask_logits, class_logits, target).
+        about: what it is, in a line.
         resample: whether the mask logits must be brought to the size of the labels first.
     """
 
     head: HeadKind
     function: Callable[..., Tensor]
+    about: str
     resample: bool = True
 
     def __call__(
@@ -74,20 +76,42 @@ def _mask_classification_total(
     return loss.total
 
 
-def _mask_classification(weights: MaskClassificationWeights) -> SegmentationLoss:
+def _mask_classification(weights: MaskClassificationWeights, about: str) -> SegmentationLoss:
     function = partial(_mask_classification_total, weights=weights)
-    return SegmentationLoss("mask-classification", function, resample=False)
+    return SegmentationLoss("mask-classification", function, about, resample=False)
 
 
 LOSSES: dict[str, SegmentationLoss] = {
-    "structure": SegmentationLoss("binary", structure_loss),
-    "structure-official": SegmentationLoss("binary", structure_loss_official),
-    "balanced-bce": SegmentationLoss("binary", balanced_bce_loss),
-    "focal-dice": SegmentationLoss("binary", binary_focal_dice_loss),
-    "bce-dice": SegmentationLoss("binary", bce_dice_loss),
-    "ce-dice": SegmentationLoss("per-class", cross_entropy_dice_loss),
-    "mask-classification": _mask_classification(MaskClassificationWeights()),
-    "mask-classification-official": _mask_classification(MaskClassificationWeights.official()),
+    "structure": SegmentationLoss(
+        "binary",
+        structure_loss,
+        "Cross entropy + IoU in which pixels near a boundary weigh up to 6 times as much (PraNet).",
+    ),
+    "structure-official": SegmentationLoss(
+        "binary",
+        structure_loss_official,
+        "The same as the public code computes it: the IoU alone is weighted.",
+    ),
+    "balanced-bce": SegmentationLoss(
+        "binary",
+        balanced_bce_loss,
+        "Cross entropy in which foreground and background of an image weigh the same.",
+    ),
+    "focal-dice": SegmentationLoss(
+        "binary", binary_focal_dice_loss, "20 times the focal loss (gamma 2) + Dice, as SAM was trained."
+    ),
+    "bce-dice": SegmentationLoss("binary", bce_dice_loss, "Cross entropy + Dice."),
+    "ce-dice": SegmentationLoss(
+        "per-class", cross_entropy_dice_loss, "Cross entropy + Dice, the mean over the classes."
+    ),
+    "mask-classification": _mask_classification(
+        MaskClassificationWeights(),
+        "Masks matched to the classes of an image; class, mask and Dice parts weigh 10, 5 and 5.",
+    ),
+    "mask-classification-official": _mask_classification(
+        MaskClassificationWeights.official(),
+        "The same with 1, 1 and 1, as the official code trains.",
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from convlora.losses import get_loss
 from convlora.model import SegmentationModel
 
 #: What 'default' and 'official' (the paper's code) mean for each head.
-_NAMED: dict[str, dict[HeadKind, str]] = {
+NAMED_LOSSES: dict[str, dict[HeadKind, str]] = {
     "default": {"binary": "bce-dice", "per-class": "ce-dice", "mask-classification": "mask-classification"},
     "official": {
         "binary": "structure-official",
@@ -27,7 +27,7 @@ def resolve_loss(name: str, head: HeadKind) -> str:
     Raises:
         ConfigError: it is unknown, or belongs to another head.
     """
-    resolved = _NAMED.get(name, {}).get(head, name)
+    resolved = NAMED_LOSSES.get(name, {}).get(head, name)
     get_loss(resolved, head)
     return resolved
 
