@@ -32,6 +32,8 @@ __all__ = [
 
 #: Values of `augment` with which an image has one or two forms in the whole run.
 FEW_INPUTS = ("none", "flip")
+#: Keys that may change when a run is resumed: the weights do not depend on them, up to rounding.
+MAY_CHANGE = ("micro_batch", "checkpointing", "workers", "previews")
 
 
 class RunConfig(BaseModel):
@@ -266,12 +268,15 @@ def refuse_nulls(values: Mapping[str, Any], source: str) -> None:
 
 
 def check_same(asked: RunConfig, recorded: RunConfig, out: Path) -> None:
-    """Check that a run is resumed with the configuration it was started with; `out` itself may have moved.
+    """Check that a run is resumed with the configuration it was started with.
+
+    `out` itself may have moved, and the keys of `MAY_CHANGE` be others.
 
     Raises:
         ConfigError: they differ; names the keys and both values.
     """
-    a, b = asked.model_dump(exclude={"out"}), recorded.model_dump(exclude={"out"})
+    free = {"out", *MAY_CHANGE}
+    a, b = asked.model_dump(exclude=free), recorded.model_dump(exclude=free)
     a["data"], b["data"] = a["data"].resolve(), b["data"].resolve()
     different = [f"  {key}: {b[key]} in the run, {a[key]} now" for key in a if a[key] != b[key]]
     if different:
@@ -282,7 +287,8 @@ def check_same(asked: RunConfig, recorded: RunConfig, out: Path) -> None:
         )
         raise ConfigError(
             f"The run in {out} was started with another configuration:\n" + "\n".join(different) + "\n"
-            f"Leave these options out to resume it, or start a new run in another --out.{moved}"
+            "Leave these options out to resume it, or start a new run in another --out. Only "
+            f"{', '.join(MAY_CHANGE[:-1])} and {MAY_CHANGE[-1]} may change.{moved}"
         )
 
 

@@ -1,6 +1,7 @@
 """Memory that runs out in the middle of a step costs nothing but the micro-batch."""
 
 import json
+from typing import ClassVar
 
 import pytest
 import torch
@@ -26,11 +27,13 @@ def _fresh_accelerate():
 class Short(torch.autograd.Function):
     """Runs out of memory with more than `most` images: forward, or backward, where half is accumulated."""
 
+    seen: ClassVar[list[int]] = []  # images at once
     most, where, error = 99, "forward", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     @staticmethod
     def forward(ctx, x):
         ctx.images = len(x)
+        Short.seen.append(len(x))
         if Short.where == "forward" and len(x) > Short.most:
             raise Short.error
         return x.clone()
@@ -141,6 +144,33 @@ def test_resuming_starts_with_the_smaller_one(
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "run").items())
 
 
+def test_resuming_with_a_micro_batch_that_fits_takes_it_whole(
+    short, binary_data, small_backbone, tmp_path, monkeypatch, capsys
+):
+    """The parts that the one before was cut into are no matter of the new one."""
+
+    class CutOffError(Exception):
+        pass
+
+    after = fit_module._Run._after_step
+
+    def stop(self, done):
+        after(self, done)
+        if done == 2:
+            raise CutOffError
+
+    monkeypatch.setattr(fit_module, "_SAVE_SECONDS", 0.0)
+    short(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module._Run, "_after_step", stop)
+        with pytest.raises(CutOffError):
+            train(binary_data, small_backbone, tmp_path / "run")
+    monkeypatch.setattr(fit_module._Run, "_after_step", lambda self, done: done == 4)
+    Short.seen.clear()
+    train(binary_data, small_backbone, tmp_path / "run", resume=True, micro_batch=2)
+    assert Short.seen == [2] * 8
+
+
 def test_one_image_that_does_not_fit_ends_with_what_to_change(short, binary_data, small_backbone, tmp_path):
     short(0)
     with pytest.raises(ConfigError) as caught:
@@ -149,16 +179,22 @@ def test_one_image_that_does_not_fit_ends_with_what_to_change(short, binary_data
     assert "Out of memory with 1 image at once (CUDA out of memory. Tried to allocate 2 GiB.)" in message
     for remedy in ("--image-size", "--precision bf16", "--backbone", "decoder-only", "--dry-run", "is kept"):
         assert remedy in message
+    assert "Go on with --resume --checkpointing if that is not in use yet, or start a new run" in message
+    short(99)
+    train(binary_data, small_backbone, tmp_path / "run", resume=True, checkpointing=True)
 
 
 def test_several_processes_are_told_which_micro_batch_to_use(
     short, binary_data, small_backbone, tmp_path, monkeypatch
 ):
     short(4)
-    monkeypatch.setattr("accelerate.Accelerator.num_processes", property(lambda self: 2))
-    monkeypatch.setattr(fit_module, "make_plan", lambda *a, **k: real(*a, **{**k, "processes": 1}))
-    with pytest.raises(ConfigError, match=r"(?s)With 2 processes .*--resume --micro-batch 4"):
-        train(binary_data, small_backbone, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("accelerate.Accelerator.num_processes", property(lambda self: 2))
+        patch.setattr(fit_module, "make_plan", lambda *a, **k: real(*a, **{**k, "processes": 1}))
+        with pytest.raises(ConfigError, match=r"(?s)With 2 processes .*--resume --micro-batch 4"):
+            train(binary_data, small_backbone, tmp_path / "run")
+    train(binary_data, small_backbone, tmp_path / "run", resume=True, micro_batch=4)  # and it is taken
+    assert "micro_batch: 4\n" in (tmp_path / "run" / "config.yaml").read_text()
 
 
 real = fit_module.make_plan

@@ -89,7 +89,7 @@ class Embeddings:
             reason = str(error)
         else:
             return embedding[0].permute(1, 2, 0).contiguous().cpu()
-        raise cannot_halve(1, 1, reason)
+        raise cannot_halve(1, 1, reason, backward=False)
 
 
 class EmbeddedImages:

@@ -28,6 +28,7 @@ from convlora.frozen import hold_frozen_in
 from convlora.inference.device import slowness, training_dtype
 from convlora.model import SegmentationModel, Segmenter, SegmenterConfig, default_head
 from convlora.output import make_folder, write_text
+from convlora.training.changes import changed_options, record_changes, tell_changes
 from convlora.training.embeddings import EmbeddedImages, EmbeddedPredictor, Embeddings
 from convlora.training.environment import describe_environment, read_command
 from convlora.training.interrupts import on_interrupt
@@ -58,7 +59,8 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
 
     Args:
         config: the run.
-        resume: go on from the state in `config.out`, to the same weights as if never interrupted.
+        resume: go on from the state in `config.out`, to the same weights as if never interrupted. Of the
+            recorded configuration the keys of `MAY_CHANGE` may be others; config.yaml then gets these.
 
     Returns:
         Validation scores of the best model, with 'step'.
@@ -121,6 +123,8 @@ class _Run:
         fused = accelerator.device.type == "cpu"
         optimizer = make_optimizer(self.segmenter, self.plan.lr, config.weight_decay, fused)
         state = load_state(config.out, self.segmenter, optimizer) if resume else None
+        # before the processes meet: after that, the first one writes config.yaml
+        self.changed = changed_options(config) if resume else {}
         self._check_agreement(state)
         self.optimizer = optimizer
         model, optimizer = accelerator.prepare(self.segmenter, optimizer)
@@ -172,7 +176,18 @@ class _Run:
             self.accelerator.scaler.load_state_dict(self.progress.scaler)
         if self.accelerator.is_main_process:
             trim_log(self.config.out / "metrics.jsonl", self.progress.step)
+            record_changes(self.changed, self.config.out)
+        self._tell_changes()
         self.reporter.say(f"resuming after step {self.progress.step}")
+
+    def _tell_changes(self) -> None:
+        for line in tell_changes(self.changed):
+            self.reporter.say(line)
+        if self.changed:
+            values = {key: new for key, (_, new) in self.changed.items()}
+            self.reporter.record({"step": self.progress.step, **values})
+        if "micro_batch" in self.changed:
+            self.progress.splits = 1  # of the one before, where memory ran out
 
     def _after_step(self, step: int) -> bool:
         """Validate and save when due; True ends the run."""

@@ -14,23 +14,30 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def cannot_halve(images: int, processes: int, reason: str) -> ConfigError:
+def cannot_halve(images: int, processes: int, reason: str, backward: bool = True) -> ConfigError:
     """Build the error for a step that cannot be made smaller here.
 
     Args:
         images: in memory at once on each process.
         processes: that train together; one alone cannot change its micro-batch, as the others wait for it.
         reason: what the allocator said.
+        backward: whether gradients of the encoder were wanted; else recomputing its blocks saves nothing.
     """
     if images > 1:
         advice = (
             f"With {processes} processes the micro-batch cannot change on the way. "
             f"Go on with --resume --micro-batch {images // 2}"
         )
+    elif backward:
+        advice = (
+            "One image at once is the least. Go on with --resume --checkpointing if that is not in use yet, "
+            "or start a new run in another --out with --precision bf16, a smaller --image-size, a smaller "
+            "--backbone, or --method decoder-only"
+        )
     else:
         advice = (
-            "One image at once is the least. Use --checkpointing, --precision bf16, a smaller --image-size, "
-            "a smaller --backbone, or --method decoder-only"
+            "One image at once is the least. Start a new run in another --out with --precision bf16, a "
+            "smaller --image-size, or a smaller --backbone"
         )
     said = reason.strip().splitlines()[0][:200] if reason.strip() else "no memory"
     return ConfigError(
