@@ -7,7 +7,7 @@ from typing import Any
 from convlora.checkpoint import from_pretrained
 from convlora.comparison.compare import compare as run_comparison
 from convlora.comparison.engines import choose_engine
-from convlora.comparison.settings import make_settings
+from convlora.comparison.settings import make_settings, refuse_of_a_run
 from convlora.config import make_config
 from convlora.errors import ConfigError
 from convlora.evaluation import evaluate_run
@@ -67,7 +67,8 @@ def compare(
         tune_lr: whether to choose each method's learning rate on the validation split.
         first_seed: seed of the first run; fresh seeds confirm what earlier ones have suggested.
         ray: address of a Ray cluster, or 'local'; by default the runs are made here, one by one.
-        **options: keys of `convlora.config.RunConfig` that all runs share.
+        **options: keys of `convlora.config.RunConfig` that all runs share; method, seed and train_images, in
+            which the runs differ, are refused.
 
     Returns:
         Content of results.json (docs/compare.md).
@@ -76,6 +77,7 @@ def compare(
         ConvLoraError: an argument, the data or the backbone is not valid. A run that fails is reported in the
             result instead.
     """
+    refuse_of_a_run(options)
     config = make_config({"data": data, "out": out, **options})
     settings = make_settings(
         methods,

@@ -1,10 +1,13 @@
 """What a user writes for `compare`: methods, sizes, seeds, and what is said where it is not valid."""
 
+import re
+
 import pytest
 
+import convlora
 from convlora.adapters import methods
 from convlora.comparison.entries import Cell, make_cells, parse_methods, parse_train_sizes
-from convlora.comparison.settings import make_settings
+from convlora.comparison.settings import make_settings, refuse_of_a_run
 from convlora.errors import ConfigError
 
 
@@ -86,3 +89,48 @@ def test_fresh_seeds():
 def test_settings_that_are_not_valid(options, message):
     with pytest.raises(ConfigError, match=message):
         make_settings("conv-lora,lora", **options)
+
+
+OF_A_RUN = [
+    ("method.rank=8", {"method": {"rank": 8}}, "method: got {'rank': 8}, .*--methods lora:rank=8"),
+    ("method=lora", {"method": {"name": "lora"}}, "method: got {'name': 'lora'}, .*--methods lora:rank=8"),
+    ("seed=5", {"seed": 5}, "seed: got 5, .*Give --first-seed and --seeds"),
+    ("train_images=4", {"train_images": 4}, "train_images: got 4, .*Give --train-sizes"),
+    ("train_images=null", {"train_images": None}, "train_images: got None, .*Give --train-sizes"),
+]
+
+
+@pytest.mark.parametrize(("item", "options", "message"), OF_A_RUN, ids=[case[0] for case in OF_A_RUN])
+def test_what_the_runs_differ_in_is_not_dropped(command, tmp_path, item, options, message):
+    out = tmp_path / "out"
+    code, _, error = command("compare", tmp_path, "--out", out, "--set", "epochs=3", "--set", item)
+    assert code == 2
+    assert re.search(message, error)
+    with pytest.raises(ConfigError, match=message):
+        convlora.compare(tmp_path, out, **options)
+    assert not out.exists()
+
+
+def test_all_that_the_runs_differ_in_is_listed_and_the_rest_taken():
+    refuse_of_a_run({"epochs": 3, "backbone": "sam-tiny"})
+    with pytest.raises(ConfigError, match=r"(?s)shared by all runs of a comparison:\n  method: .*\n  seed: "):
+        refuse_of_a_run({"seed": 0, "method": "lora"})
+
+
+def test_a_file_that_sets_them_is_taken_and_told(command, tmp_path, monkeypatch):
+    file = tmp_path / "config.yaml"
+    file.write_text("method: {name: lora, rank: 8}\nseed: 5\ntrain_images: null\npreset: paper\n")
+    seen = []
+
+    def run(config, *_):
+        seen.append(config)
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr("convlora.comparison.compare.compare", run)
+    arguments = ("compare", tmp_path, "--out", tmp_path / "out", "--config", file)
+    code, text, error = command(*arguments)
+    assert (code, "far enough" in error) == (2, True)
+    assert text == f"note: method, seed of {file} not used: the runs of a comparison differ in that\n"
+    assert seen[0].preset == "paper"
+    code, text, _ = command(*arguments[:-2], "--preset", "paper")
+    assert (text, seen[1].preset) == ("", "paper")

@@ -67,8 +67,10 @@ def compare(
     from convlora.cli.combine import combine
     from convlora.comparison.compare import compare as run
     from convlora.comparison.engines import choose_engine
-    from convlora.comparison.settings import make_settings
+    from convlora.comparison.settings import OF_A_RUN, make_settings, refuse_of_a_run
+    from convlora.settings import parse_assignments
 
+    refuse_of_a_run(parse_assignments(settings or []))
     options = {
         "data": data,
         "out": out,
@@ -93,6 +95,9 @@ def compare(
         tune_lr=tune_lr,
         first_seed=first_seed,
     )
+    unused = [key for key in OF_A_RUN if asked.values.get(key) is not None]
+    if unused:
+        print(f"note: {', '.join(unused)} of {config} not used: the runs of a comparison differ in that")
     try:
         outcome = run(asked.config(), wanted, choose_engine(ray))
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from convlora.comparison.entries import BASELINES, Cell, Entry, make_cells, pars
 from convlora.comparison.launch import Engine, Task, one_by_one, run_tasks
 from convlora.comparison.outcome import Outcome
 from convlora.comparison.report import write_report
-from convlora.comparison.settings import FACTORS, TUNING_SEED, Settings, record_settings
+from convlora.comparison.settings import FACTORS, OF_A_RUN, TUNING_SEED, Settings, record_settings
 from convlora.config import RunConfig
 from convlora.data.check import check_dataset
 from convlora.data.layout import DataSet
@@ -38,7 +38,8 @@ def compare(
     """Run every method with every seed and number of images that is not done yet, and write the tables.
 
     Args:
-        config: what all runs share; its `out` is the comparison's folder, its method and seed are not used.
+        config: what all runs share; its `out` is the comparison's folder; method, seed and train_images are
+            not used.
         settings: what is compared.
         engine: runs the tasks: here, or on other machines.
         say: is told what is done.
@@ -107,7 +108,7 @@ def _shared(
         for entry in entries
     }
     plan = plans[entries[0].label]
-    shared = config.model_dump(mode="json", exclude={"out", "method", "seed", "train_images"})
+    shared = config.model_dump(mode="json", exclude={"out", *OF_A_RUN})
     shared |= {
         "data": str(config.data.resolve()),
         "max_steps": plan.steps,

@@ -1,6 +1,7 @@
 """What a comparison was asked for, recorded in its folder, so that it can be gone on with and added to."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,32 @@ def make_settings(
     check_split(split)
     sizes = tuple(parse_train_sizes(train_sizes))
     return Settings(tuple(labels), seeds, sizes, chosen, tuple(names), split, tune_lr, first_seed)
+
+
+#: Keys of `RunConfig` that the runs of a comparison differ in -> what says it instead.
+OF_A_RUN = {
+    "method": "Write options behind a method's name: --methods lora:rank=8 (in Python methods=).",
+    "seed": "Give --first-seed and --seeds (in Python first_seed=, seeds=).",
+    "train_images": "Give --train-sizes (in Python train_sizes=).",
+}
+
+
+def refuse_of_a_run(options: Mapping[str, Any]) -> None:
+    """Refuse what would be dropped: keys that the runs of a comparison differ in.
+
+    Args:
+        options: keys of `RunConfig` that the user gave for all runs.
+
+    Raises:
+        ConfigError: one of `OF_A_RUN` is among them; all are listed.
+    """
+    lines = [
+        f"  {key}: got {options[key]!r}, but the runs differ in it. {instead}"
+        for key, instead in OF_A_RUN.items()
+        if key in options
+    ]
+    if lines:
+        raise ConfigError("These options cannot be shared by all runs of a comparison:\n" + "\n".join(lines))
 
 
 #: Of these a later call may ask for more, or others: they add runs or change the tables only.
