@@ -1,13 +1,15 @@
 """Public names: what there is, that it is light, and the README's lines."""
 
+import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
 import convlora
-from convlora.errors import ConfigError, DataError
+from convlora.errors import ConfigError, DataError, WeightsError
 
 
 def test_all_names_are_there():
@@ -47,3 +49,24 @@ def test_train_evaluate_load(binary_data, small_backbone, tmp_path):
         model.predict(array[..., 0])
     with pytest.raises(ConfigError, match="holds a run already"):
         convlora.train(binary_data, out)
+
+
+def test_the_backbone_is_somewhere_else_now(binary_data, small_backbone, tmp_path):
+    """`load` and `evaluate` take what their message advises, and evaluate its device and precision."""
+    backbone, moved, out = tmp_path / "backbone", tmp_path / "moved", tmp_path / "run"
+    shutil.copytree(small_backbone, backbone)
+    convlora.train(binary_data, out, backbone=str(backbone), max_steps=1, image_size=64, previews=0)
+    scores = convlora.evaluate(out, binary_data)
+    backbone.rename(moved)
+    for call in (partial(convlora.load, out), partial(convlora.evaluate, out, binary_data)):
+        with pytest.raises(WeightsError, match=r"say where with --backbone \(in Python backbone=\)"):
+            call()
+        with pytest.raises(ConfigError, match="backbone is ''; it must be a path"):
+            call(backbone="")
+    assert convlora.load(out, backbone=moved).predict(np.zeros((48, 64, 3), np.uint8)).ids.shape == (48, 64)
+    assert convlora.evaluate(out, binary_data, backbone=str(moved)) == scores
+    half = convlora.evaluate(out, binary_data, backbone=moved, device="cpu", precision="bf16")
+    assert half["mae"] != scores["mae"]
+    assert half["mae"] == pytest.approx(scores["mae"], abs=0.05)
+    with pytest.raises(ConfigError, match="device is 'gpu'; it must be cpu, cuda"):
+        convlora.evaluate(out, binary_data, device="gpu")

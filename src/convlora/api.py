@@ -98,6 +98,9 @@ def evaluate(
     split: str = "test",
     *,
     palette: str | Path | None = None,
+    backbone: str | Path | None = None,
+    device: str | None = None,
+    precision: str = "auto",
     engine: str = "torch",
     tile: int | None = None,
     tile_overlap: int | None = None,
@@ -109,6 +112,9 @@ def evaluate(
         data: data folder or file.
         split: train, val or test.
         palette: colours of the classes, for colour masks.
+        backbone: where the backbone is now, if not where it was in training.
+        device: by default a GPU if there is one.
+        precision: auto, fp32, bf16 or fp16; warns of one that is slow on this processor.
         engine: torch or openvino.
         tile: side of the tiles that larger images are cut into, in pixels of the image.
         tile_overlap: pixels over which tiles fade into each other, by default a quarter of `tile`.
@@ -125,6 +131,9 @@ def evaluate(
         Path(_path(data, "data")),
         split,
         palette=colours,
+        backbone=_backbone(backbone),
+        device=device,
+        precision=precision,
         engine=engine,
         tile=tile,
         tile_overlap=tile_overlap,
@@ -134,6 +143,7 @@ def evaluate(
 def load(
     run: str | Path,
     *,
+    backbone: str | Path | None = None,
     device: str | None = None,
     precision: str = "auto",
     engine: str = "torch",
@@ -144,6 +154,7 @@ def load(
 
     Args:
         run: run folder, adapter folder or hub id.
+        backbone: where the backbone is now, if not where it was in training.
         device: by default a GPU if there is one.
         precision: auto, fp32, bf16 or fp16; warns of one that is slow on this processor.
         engine: torch or openvino.
@@ -157,9 +168,12 @@ def load(
     choose_tiles(tile, tile_overlap)
     if slow:
         warnings.warn(slow, stacklevel=2)
-    return Predictor(
-        from_pretrained(_path(run, "run")), device, precision, engine, tile=tile, tile_overlap=tile_overlap
-    )
+    segmenter = from_pretrained(_path(run, "run"), _backbone(backbone))
+    return Predictor(segmenter, device, precision, engine, tile=tile, tile_overlap=tile_overlap)
+
+
+def _backbone(value: str | Path | None) -> str | None:
+    return None if value is None else str(_path(value, "backbone"))
 
 
 def _path(value: object, name: str) -> str | Path:

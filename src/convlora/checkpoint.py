@@ -124,7 +124,7 @@ def _build(config: SegmenterConfig, backbone: str | None, folder: Path) -> Segme
         raise WeightsError(
             f"{folder} was trained on the backbone '{config.backbone}' with fingerprint "
             f"{config.backbone_fingerprint}, but '{loaded.source}' has {loaded.fingerprint}. "
-            "Give the backbone it was trained on with --backbone."
+            "Give the backbone it was trained on with --backbone (in Python backbone=)."
         )
     return Segmenter(loaded.sam, config)
 
@@ -168,7 +168,7 @@ def load_backbone(recorded: str, folder: Path, given: str | None = None) -> Load
     except WeightsError as error:
         raise WeightsError(
             f"The backbone of {folder} cannot be loaded. {error}\n"
-            "If it lies elsewhere now, say where with --backbone."
+            "If it lies elsewhere now, say where with --backbone (in Python backbone=)."
         ) from error
 
 
