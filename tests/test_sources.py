@@ -73,6 +73,16 @@ def test_palette_of_a_run(run, small_backbone, tmp_path):
     assert (code, error) == (0, "")
     assert f"Next: convlora evaluate {out} {data} --palette {file}" in text
     assert f"palette: {file}" in (out / "config.yaml").read_text()
+    code, _, error = run("evaluate", out, data)
+    assert code == 2
+    assert "test_00.png" in error
+    assert f"The run was trained with a palette. Give it here too: --palette {file}." in error
+    file.rename(tmp_path / "moved.txt")
+    code, _, error = run("evaluate", out, data)
+    assert code == 2
+    assert f"Its colours need a palette: --palette FILE, or {data / 'palette.txt'}. convlora check" in error
+    assert "drafted for" not in error
+    file = tmp_path / "moved.txt"
     assert run("evaluate", out, data, "--palette", file)[0] == 0
     assert "dice/disc" in json.loads((out / "metrics.json").read_text())["test"]
 

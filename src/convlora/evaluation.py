@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from convlora.output import (
     check_not_inputs,
     write_whole,
 )
+from convlora.settings import read_yaml
 
 _OVERVIEW, _OVERVIEW_ROWS = "_overview.png", 4
 
@@ -152,8 +154,24 @@ def _check(run: str | Path, data: Path, classes: list[str], split: str, palette:
         report.problems += check_unseen(report.found, split, record)
     if record is None and report.found is not None and report.found.by_seed:
         report.problems += _check_same_data(run, report.found)
+    if record is not None:
+        report.problems[:] = _name_palette(report.problems, record.file.with_name("config.yaml"))
     report.raise_if_errors()
     return report
+
+
+def _name_palette(problems: list[Problem], config: Path) -> list[Problem]:
+    """Colour masks without a palette: name the one that the run was trained with, if it is still there.
+
+    It is not taken unasked: other data may have a palette or class ids of its own.
+    """
+    if not (config.is_file() and any(problem.code == "colour-mask" for problem in problems)):
+        return problems
+    palette = read_yaml(config).get("palette")
+    if palette is None or not Path(str(palette)).is_file():
+        return problems
+    fix = f"The run was trained with a palette. Give it here too: --palette {palette}."
+    return [replace(problem, fix=fix) if problem.code == "colour-mask" else problem for problem in problems]
 
 
 def _check_same_data(run: str | Path, dataset: DataSet) -> list[Problem]:

@@ -173,7 +173,8 @@ def test_without_a_palette_one_is_drafted(data):
     problem, *others = [p for p in report.errors if p.code == "colour-mask"]
     assert len({problem.file, *(p.file for p in others)}) == 8
     assert {p.fix for p in others} == {
-        f"The palette that is drafted for {Path(problem.file).name} has these colours too."
+        f"Its colours need a palette: --palette FILE, or {data / 'palette.txt'}. convlora check {data} "
+        f"drafts one for all masks, at {Path(problem.file).name}."
     }
     assert "(8 of 8 masks hold colours)" in problem.found
     assert f"Then: convlora check {data}" in problem.fix

@@ -219,7 +219,11 @@ def _join_colour_masks(
             f"Then: convlora check {root}"
         )
         yield replace(first, found=first.found + more, fix=fix)
-        fix = f"The palette that is drafted for {Path(first.file).name} has these colours too."
+        # alone, as where the first mask's split is not the one that is used, it must say enough
+        fix = (
+            f"Its colours need a palette: --palette FILE, or {base / PALETTE}. convlora check {root} drafts "
+            f"one for all masks, at {Path(first.file).name}."
+        )
         yield from (replace(problem, fix=fix) for problem in coloured[1:])
 
 
