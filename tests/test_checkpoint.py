@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -163,3 +164,31 @@ def test_name_that_is_nowhere(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError, match="is no folder that exists here"):
         from_pretrained("someone/some-adapter")
+
+
+def test_copies_of_the_user_beside_a_replaced_folder_stay(binary_adapter, tmp_path):
+    model = from_pretrained(binary_adapter)
+    save_pretrained(model, tmp_path / "best")
+    for name in ("best.old", "best.part"):
+        shutil.copytree(tmp_path / "best", tmp_path / name)
+    save_pretrained(model, tmp_path / "best")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "best.old", "best.part"]
+
+
+@pytest.mark.parametrize("left", [".best.replaced-by-convlora", "best.old"])  # .old: left by runs of before
+def test_a_kill_between_two_renames_leaves_the_model_before(binary_adapter, tmp_path, left):
+    shutil.copytree(binary_adapter, tmp_path / left)
+    assert find_adapter(tmp_path).name == left
+    from_pretrained(tmp_path)
+    save_pretrained(from_pretrained(tmp_path), tmp_path / "best")
+    assert find_adapter(tmp_path) == tmp_path / "best"
+    assert (tmp_path / left).exists() == (left == "best.old")  # which may be a copy of the user's
+
+
+def test_an_adapter_folder_by_a_relative_name(binary_adapter, tmp_path, monkeypatch):
+    model = from_pretrained(binary_adapter)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    for _ in range(2):
+        save_pretrained(model, Path("../best"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "work"]

@@ -167,7 +167,7 @@ def test_rounding_is_told_from_errors(small_backbone, tmp_path, monkeypatch):
 
     def spoiled(folder, backbone=None):
         model = real(folder, backbone)
-        if str(folder).endswith(".part"):
+        if str(folder).endswith(".part-by-convlora"):
             with torch.no_grad():
                 model.decoder.mask_tokens.weight.mul_(1.005)
         return model
@@ -188,3 +188,15 @@ def test_on_the_command_line(command, small_backbone, binary_data, tmp_path):
     assert find_adapter(tmp_path / "merged") == tmp_path / "merged"
     code, _, error = command("merge", source, "--out", tmp_path / "merged")
     assert (code, "holds files already. Give a new folder" in error) == (2, True)
+
+
+def test_folders_of_the_user_beside_the_merged_one_stay(small_backbone, tmp_path):
+    source = save(small_backbone, tmp_path / "adapter", "lora")
+    for name in ("merged", "merged.old", "merged.part"):
+        (tmp_path / name).mkdir()
+    for name in ("merged.old", "merged.part"):
+        (tmp_path / name / "mine").write_bytes(b"")
+    merge_run(source, tmp_path / "merged")
+    assert (tmp_path / "merged.old" / "mine").exists()
+    assert (tmp_path / "merged.part" / "mine").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "merged", "merged.old", "merged.part"]

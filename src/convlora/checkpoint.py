@@ -25,7 +25,7 @@ from convlora.backbone.presets import BACKBONES
 from convlora.backbone.weights import LoadedSam, load_sam
 from convlora.errors import ConfigError, TargetError, WeightsError
 from convlora.model import SegmentationModel, Segmenter, SegmenterConfig
-from convlora.output import find_folder, replace_folder, to_disk
+from convlora.output import find_folder, part_of, replace_folder, to_disk
 from convlora.unet import UNET, Unet
 from convlora.weight_files import file_digest
 
@@ -48,7 +48,7 @@ def save_pretrained(
             was written does not read back the same.
     """
     tensors = {name: t.cpu().contiguous() for name, t in adapter_state_dict(segmenter).items()}
-    part = folder.with_name(folder.name + ".part")
+    part = part_of(folder)
     try:
         _write(segmenter, tensors, part, metadata)
         _compare(tensors, part)

@@ -21,7 +21,7 @@ from convlora.data.splits import FILE as RECORD
 from convlora.data.splits import read_record
 from convlora.errors import ConfigError, WeightsError
 from convlora.model import SegmentationModel, Segmenter
-from convlora.output import check_folder, replace_folder
+from convlora.output import check_folder, part_of, replace_folder
 
 _TOLERANCE = 1e-3  # of the largest logit; float32 rounding is 3e-6 at ViT-H (benchmarks/merge_rounding.py)
 
@@ -57,7 +57,7 @@ def merge_run(source: str | Path, out: Path, backbone: str | None = None) -> Pat
     with torch.no_grad():
         wanted = model(image).mask_logits
     merge(model.encoder)
-    part = out.with_name(f"{out.name}.part")
+    part = part_of(out)
     shutil.rmtree(part, ignore_errors=True)
     sam = load_backbone(model.config.backbone, folder, backbone).sam
     try:

@@ -125,13 +125,22 @@ def to_disk(file: Path) -> None:
         os.fsync(opened.fileno())
 
 
+def part_of(folder: Path) -> Path:
+    """Where a folder is written before `replace_folder`; nobody else gives such a name, so it may be deleted.
+
+    `NAME.part`, or `NAME.old`, could be a folder of the user's own.
+    """
+    return _beside(folder, "part")
+
+
 def replace_folder(part: Path, folder: Path) -> None:
     """Put the complete folder `part` in the place of `folder`.
 
-    A folder cannot be replaced at once on every system. At every moment `folder`, or else `folder`.old, is
-    whole; `find_folder` tells which. What an earlier kill left is removed.
+    A folder cannot be replaced at once on every system. At every moment `folder`, or else the one that it
+    replaces, under a name of our own beside it, is whole; `find_folder` tells which. What an earlier kill
+    left there is removed, and nothing else.
     """
-    old = folder.with_name(folder.name + ".old")
+    old = _beside(folder, "replaced")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
@@ -141,8 +150,14 @@ def replace_folder(part: Path, folder: Path) -> None:
 
 def find_folder(folder: Path) -> Path:
     """The folder, or the one before it where a kill came in the middle of `replace_folder`."""
-    old = folder.with_name(folder.name + ".old")
-    return old if old.is_dir() and not folder.exists() else folder
+    before = folder.with_name(f"{folder.name}.old")  # its name in runs of before: read, never deleted
+    left = [old for old in (_beside(folder, "replaced"), before) if old.is_dir()]
+    return left[0] if left and not folder.exists() else folder
+
+
+def _beside(folder: Path, what: str) -> Path:
+    place = Path(os.path.abspath(folder))  # noqa: PTH100  # '.' has no name, and '..' a wrong one
+    return place.with_name(f".{place.name}.{what}-by-convlora")
 
 
 @contextmanager
