@@ -25,7 +25,7 @@ from convlora.backbone.presets import BACKBONES
 from convlora.backbone.weights import LoadedSam, load_sam
 from convlora.errors import ConfigError, TargetError, WeightsError
 from convlora.model import SegmentationModel, Segmenter, SegmenterConfig
-from convlora.output import find_folder, part_of, replace_folder, to_disk
+from convlora.output import find_folder, part_of, replace_folder, to_disk, write_utf8
 from convlora.unet import UNET, Unet
 from convlora.weight_files import file_digest
 
@@ -77,8 +77,8 @@ def _write(
         "sha256": file_digest(part / TENSORS),
         "training": dict(metadata or {}),
     }
-    (part / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
-    (part / CARD).write_text(_card(content))
+    write_utf8(part / CONFIG, json.dumps(content, indent=2) + "\n")
+    write_utf8(part / CARD, _card(content))
     for file in part.iterdir():
         to_disk(file)
 

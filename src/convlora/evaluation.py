@@ -301,7 +301,7 @@ def score_pairs(
 
 def add_scores(split: str, scores: dict[str, Any], file: Path) -> None:
     """Put the scores of a split into a run's metrics.json beside those of the other splits."""
-    known = json.loads(file.read_text()) if file.is_file() else {}
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     write_scores({**known, split: scores}, file)
 
 

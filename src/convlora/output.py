@@ -116,7 +116,12 @@ def make_folder(folder: Path) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """`write_whole` for text in UTF-8."""
-    write_whole(file, lambda part: part.write_text(text, encoding="utf-8"))
+    write_whole(file, lambda part: write_utf8(part, text))
+
+
+def write_utf8(file: Path, text: str) -> None:
+    """Write UTF-8, whatever the system's encoding; names that it could not read get their bytes back."""
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def to_disk(file: Path) -> None:

@@ -45,11 +45,11 @@ def run_cell(folder: Path) -> dict[str, Any]:
     Raises:
         ConvLoraError: as training and evaluation do.
     """
-    cell = json.loads((folder / CELL).read_text())
+    cell = json.loads((folder / CELL).read_text(encoding="utf-8"))
     config = make_config(cell["config"])
     _train(config)
     result = {"digest": cell["digest"], **_costs(config.out)}
-    validation = json.loads((config.out / "metrics.json").read_text())["val"]
+    validation = json.loads((config.out / "metrics.json").read_text(encoding="utf-8"))["val"]
     result["validation"] = validation
     if not cell["tuning"]:
         result["scores"] = _score(config, cell["split"], folder / SAMPLES)
@@ -91,8 +91,8 @@ def _score(config: RunConfig, split: str, samples: Path) -> dict[str, Any]:
 
 def _costs(run: Path) -> dict[str, Any]:
     """Parameters, step time, memory and size of the file that is shared."""
-    adapter = json.loads((run / "best" / "adapter_config.json").read_text())
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    adapter = json.loads((run / "best" / "adapter_config.json").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     seconds = [row["seconds"] for row in rows if "seconds" in row]
     return {
         "trained_parameters": adapter["trained_parameters"],
@@ -101,7 +101,7 @@ def _costs(run: Path) -> dict[str, Any]:
         "steps": rows[-1]["step"],
         "peak_memory_mib": _peak_memory(),
         "adapter_bytes": (run / "best" / "adapter_model.safetensors").stat().st_size,
-        "device": json.loads((run / "environment.json").read_text()).get("device"),
+        "device": json.loads((run / "environment.json").read_text(encoding="utf-8")).get("device"),
     }
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     try:
         run_cell(folder)
     except ConvLoraError as error:
-        digest = json.loads((folder / CELL).read_text())["digest"]
+        digest = json.loads((folder / CELL).read_text(encoding="utf-8"))["digest"]
         write_text(folder / RESULT, json.dumps({"digest": digest, "error": str(error)}, indent=2) + "\n")
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

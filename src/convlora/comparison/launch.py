@@ -45,7 +45,7 @@ class Task:
 def read_result(task: Task) -> dict[str, Any] | None:
     """What an earlier run of the same configuration gave; None if there is none, or it is not whole."""
     try:
-        result = json.loads((task.folder / RESULT).read_text())
+        result = json.loads((task.folder / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return result if isinstance(result, dict) and result.get("digest") == task.digest else None
@@ -92,7 +92,7 @@ def _call(command: Sequence[str], log: IO[bytes]) -> int:
 
 def _holds_another(task: Task) -> bool:
     try:
-        return bool(json.loads((task.folder / CELL).read_text())["digest"] != task.digest)
+        return bool(json.loads((task.folder / CELL).read_text(encoding="utf-8"))["digest"] != task.digest)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -145,5 +145,5 @@ def _reason(code: int, log: Path) -> str:
     if code < 0:
         hint = " (perhaps for want of memory)" if code == -9 else ""
         return f"killed by signal {-code}{hint}"
-    lines = log.read_text(errors="replace").strip().splitlines()
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else f"ended with code {code}"

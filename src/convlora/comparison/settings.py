@@ -145,7 +145,7 @@ def record_settings(out: Path, settings: Settings, base: dict[str, Any], fingerp
 
 def _check_same(file: Path, now: dict[str, Any], out: Path) -> None:
     try:
-        before = json.loads(file.read_text())["shared"]
+        before = json.loads(file.read_text(encoding="utf-8"))["shared"]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is damaged: {error}. Give another --out.") from error
     different = [

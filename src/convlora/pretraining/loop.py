@@ -206,7 +206,7 @@ class _Run:
     def _log(self, tally: "_Tally") -> None:
         row = {"step": self.step, "progress": round(self.progress, 4), "seconds": round(self.seconds, 1)}
         row |= {name: round(value, 4) for name, value in tally.means().items()}
-        with (self.out / "log.jsonl").open("a") as file:
+        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(row, flush=True)
 

@@ -100,7 +100,7 @@ def _shard_path(out: Path, number: int) -> Path:
 def _claim(out: Path, recipe: _Recipe) -> None:
     file = out / _RECIPE
     if file.exists():
-        found = {"families": [], **json.loads(file.read_text())}  # files of before had all
+        found = {"families": [], **json.loads(file.read_text(encoding="utf-8"))}  # files of before had all
         asked = json.loads(json.dumps(asdict(recipe)))
         if found != asked:
             raise ConfigError(
@@ -108,7 +108,7 @@ def _claim(out: Path, recipe: _Recipe) -> None:
             )
         return
     part = file.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    part.write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
     part.replace(file)
 
 

@@ -27,7 +27,7 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, obje
 
 def read_command(run: Path) -> str:
     """The command that a run was started with, as to be typed; a run that is resumed keeps it."""
-    argv = json.loads((run / "environment.json").read_text())["command"]
+    argv = json.loads((run / "environment.json").read_text(encoding="utf-8"))["command"]
     return shlex.join(["convlora", *argv[1:]])
 
 

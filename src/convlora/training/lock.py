@@ -25,7 +25,7 @@ def locked(folder: Path) -> Iterator[None]:
     mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})
     for _ in range(2):
         try:
-            with file.open("x") as opened:
+            with file.open("x", encoding="utf-8") as opened:
                 opened.write(mine)
             break
         except FileExistsError:
@@ -40,7 +40,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _remove_if_stale(file: Path, folder: Path) -> None:
     try:
-        holder = json.loads(file.read_text())
+        holder = json.loads(file.read_text(encoding="utf-8"))
         host, pid, started = holder["host"], int(holder["pid"]), holder["started"]
     except FileNotFoundError:
         return

@@ -81,5 +81,5 @@ class Reporter:
         """Append a row to metrics.jsonl; what is not finite is null, as JSON has no name for it."""
         if self.enabled:
             plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-            with self.file.open("a") as file:
+            with self.file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(plain) + "\n")
