@@ -101,6 +101,21 @@ def read_weights(folder: Path, sha256: str | None = None) -> dict[str, Tensor]:
     return tensors
 
 
+def check_no_adapter(out: Path) -> None:
+    """Refuse an adapter folder as the place of something else: its model would be taken for the new one.
+
+    Raises:
+        ConfigError: `out` is an adapter folder, or lies in the best or last one of a run, which the run
+            replaces with all that is in it.
+    """
+    place = out.resolve()
+    replaced = [folder for folder in place.parents if folder.name in {"best", "last"}]
+    found = next((folder for folder in (place, *replaced) if (folder / CONFIG).is_file()), None)
+    if found is not None:
+        where = "holds a model" if found == place else f"lies in {found}, which holds a model"
+        raise ConfigError(f"--out {out} {where} already ({CONFIG}). Give another --out, outside of it.")
+
+
 def explain_wrong_path(path: Path) -> str:
     """Why a path that exists is no adapter folder, and what to give instead."""
     folder = "Give the adapter folder that holds adapter_config.json and adapter_model.safetensors"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from convlora.adapter_folder import check_no_adapter
 from convlora.adapters import check_mergeable, merge, trainable_parameters
 from convlora.backbone.sam import Sam
 from convlora.backbone.weights import fingerprint, save_sam
@@ -50,6 +51,7 @@ def merge_run(source: str | Path, out: Path, backbone: str | None = None) -> Pat
     check_folder(out, "--out")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"--out {out} holds files already. Give a new folder.")
+    check_no_adapter(out)
     folder = find_adapter(source)
     model = _mergeable(from_pretrained(folder, backbone), folder)
     size = model.config.image_size

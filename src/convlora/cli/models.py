@@ -128,6 +128,7 @@ def pretrain(
     ] = 0.6,
 ) -> None:
     """Pretrain the small backbone on generated scenes (needs the extra 'pretrain')."""
+    from convlora.adapter_folder import check_no_adapter
     from convlora.backbone.presets import SAM_TINY
     from convlora.backbone.weights import load_sam
     from convlora.output import check_folder
@@ -142,6 +143,7 @@ def pretrain(
     if not 0 < lr < 1:
         raise ConfigError(f"--lr is {lr:g}; it must be above 0 and below 1.")
     check_folder(out, "--out")
+    check_no_adapter(out)
     start = None if init is None else load_sam(init).sam
     spec = SAM_TINY if start is None else start.spec
     check_shape(spec, f"--init {init}")

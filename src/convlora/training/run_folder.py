@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from convlora.adapter_folder import check_no_adapter
 from convlora.errors import ConfigError
 from convlora.output import check_folder
 
@@ -17,9 +18,10 @@ def run_folder_is_free(out: Path, data: Path | None = None) -> None:
 
     Raises:
         ConfigError: it cannot be written into, holds a run or a config.yaml of the user's own, or lies inside
-            the data folder or around it.
+            the data folder, around it, or in an adapter folder.
     """
     check_folder(out, "--out")
+    check_no_adapter(out)
     place = out.resolve()
     if data is not None:
         source = data.resolve()
