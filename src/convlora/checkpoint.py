@@ -26,6 +26,7 @@ from convlora.backbone.weights import LoadedSam, load_sam
 from convlora.errors import ConfigError, TargetError, WeightsError
 from convlora.model import SegmentationModel, Segmenter, SegmenterConfig
 from convlora.output import find_folder, part_of, replace_folder, to_disk, write_utf8
+from convlora.settings import expand_user
 from convlora.unet import UNET, Unet
 from convlora.weight_files import file_digest
 
@@ -135,7 +136,7 @@ def find_adapter(source: str | Path) -> Path:
     Raises:
         WeightsError: there is none.
     """
-    path = Path(source)
+    path = Path(expand_user(str(source)))
     for folder in (path, find_folder(path / "best")):
         if (folder / CONFIG).is_file():
             return folder

@@ -12,10 +12,12 @@ from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ValidationInfo
 
 from convlora.adapters import build_method
+from convlora.backbone.weights import locate
 from convlora.errors import ConfigError
 from convlora.head import HeadKind
 from convlora.presets import PRESETS, preset_method
-from convlora.settings import did_you_mean, parse_assignments, read_yaml
+from convlora.settings import did_you_mean, expand_user, parse_assignments, read_yaml
+from convlora.unet import UNET
 
 __all__ = [
     "Key",
@@ -120,6 +122,11 @@ class RunConfig(BaseModel):
             raise ValueError("true or false is no number")
         return value
 
+    @field_validator("data", "out", "palette", "backbone", mode="before")
+    @classmethod
+    def _home_is_written_out(cls, value: object) -> object:
+        return expand_user(str(value)) if isinstance(value, str | Path) else value
+
     @field_validator("method", mode="before")
     @classmethod
     def _method_by_name(cls, value: object) -> object:
@@ -174,6 +181,15 @@ class RunConfig(BaseModel):
         """Whether the run computes every image's embedding once and keeps it."""
         possible = not self.trains_encoder and self.augment in FEW_INPUTS
         return possible and self.keep_embeddings is not False
+
+    def located(self) -> "RunConfig":
+        """The same with absolute paths, `out` left as it is: it means the same in every working folder."""
+        places = {
+            "data": self.data.absolute(),
+            "palette": self.palette and self.palette.absolute(),
+            "backbone": self.backbone if self.backbone == UNET else locate(self.backbone),
+        }
+        return self.model_copy(update=places)
 
     def to_yaml(self) -> str:
         """Text of config.yaml; `load_config` reads it back."""
@@ -276,8 +292,11 @@ def check_same(asked: RunConfig, recorded: RunConfig, out: Path) -> None:
         ConfigError: they differ; names the keys and both values.
     """
     free = {"out", *MAY_CHANGE}
-    a, b = asked.model_dump(exclude=free), recorded.model_dump(exclude=free)
-    a["data"], b["data"] = a["data"].resolve(), b["data"].resolve()
+    # runs of before recorded paths as they were typed
+    a, b = (config.located().model_dump(exclude=free) for config in (asked, recorded))
+    for values in (a, b):
+        paths = {key: Path(str(values[key])) for key in ("data", "palette", "backbone") if values[key]}
+        values |= {key: path.resolve() for key, path in paths.items() if path.is_absolute()}
     different = [f"  {key}: {b[key]} in the run, {a[key]} now" for key in a if a[key] != b[key]]
     if different:
         moved = (

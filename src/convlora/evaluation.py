@@ -40,7 +40,7 @@ from convlora.output import (
     check_not_inputs,
     write_whole,
 )
-from convlora.settings import read_yaml
+from convlora.settings import expand_user, read_yaml
 
 _OVERVIEW, _OVERVIEW_ROWS = "_overview.png", 4
 
@@ -100,6 +100,8 @@ def evaluate_run(
             written over a file that must stay. All but the work itself is checked before it.
     """
     warn = warn or _to_standard_error
+    run, data = expand_user(str(run)), Path(expand_user(str(data)))
+    palette = palette and Path(expand_user(str(palette)))
     _check_arguments(split, json_file, pictures)
     slow = choose_computing(engine, device, precision).warning
     tiles = choose_tiles(tile, tile_overlap)

@@ -1,6 +1,7 @@
 """What a user wrote: YAML files and `--set` items as plain values. Nothing is guessed or silently dropped."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,6 +38,11 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
+
+
+def expand_user(path: str) -> str:
+    """Put the home folder for a leading '~', as shells do, but not behind the '=' of `--out=~/run`."""
+    return os.path.expanduser(path)  # noqa: PTH111  # pathlib's fails where there is no such user
 
 
 def did_you_mean(got: object, known: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from convlora.backbone.sam import Sam
 from convlora.backbone.spec_io import spec_from_config, spec_from_tensors, spec_to_config
 from convlora.errors import WeightsError
 from convlora.output import to_disk, write_text
+from convlora.settings import expand_user
 from convlora.weight_files import read_json, read_tensors, refuse_pointer
 
 BUNDLED = Path(__file__).parent / "sam_tiny"
@@ -48,7 +49,7 @@ def load_sam(source: str | Path) -> LoadedSam:
     Raises:
         WeightsError: the source does not exist, is damaged, or its tensors do not fit.
     """
-    name = str(source)
+    name = locate(source)
     if name.startswith("random:"):
         sam = random_sam(_preset(name.removeprefix("random:")))
     elif name == "sam-tiny":
@@ -65,6 +66,13 @@ def load_sam(source: str | Path) -> LoadedSam:
     else:
         sam = _load_folder(_download(name))
     return LoadedSam(sam, name, fingerprint(sam.state_dict()))
+
+
+def locate(source: str | Path) -> str:
+    """A source of `load_sam` that means the same in every working folder: a local path is made absolute."""
+    name = expand_user(str(source))
+    named = name == "sam-tiny" or name.startswith("random:")  # whatever folder is called so
+    return name if named or not Path(name).exists() else str(Path(name).absolute())
 
 
 def save_sam(sam: Sam, folder: Path, dtype: torch.dtype = torch.float32) -> None:

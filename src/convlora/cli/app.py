@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ import typer
 from convlora._version import __version__
 from convlora.cli import compare, convert, data, models, runs
 from convlora.errors import ConfigError, ConvLoraError
+from convlora.settings import expand_user
 
 app = typer.Typer(
     help="Fine-tune the Segment Anything Model on your own images with Conv-LoRA.",
@@ -32,8 +34,10 @@ def _print_version(wanted: bool) -> None:
 
 def _refuse_launcher(command: str | None) -> None:
     """Only training shares its work among processes; every other command would be done by each of them."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes > 1 and command != "train":
+    processes = os.environ.get("WORLD_SIZE", "")
+    # left in the environment, without what a launcher sets beside it, it means nothing to these commands
+    launched = processes.isdecimal() and int(processes) > 1 and {"RANK", "LOCAL_RANK"} & os.environ.keys()
+    if launched and command != "train":
         raise ConfigError(
             f"'{command}' runs in one process, and the launcher has started {processes}. "
             "Start it without the launcher."
@@ -50,6 +54,13 @@ def _root(
     _refuse_launcher(context.invoked_subcommand)
 
 
+def _with_home(value: object) -> object:
+    """What a command was given, with the home folder for a leading '~': shells leave it in `--out=~/run`."""
+    if isinstance(value, list):
+        return [_with_home(item) for item in value]
+    return type(value)(expand_user(str(value))) if isinstance(value, str | Path) else value
+
+
 def _ends_in_a_message(command: Callable[..., None]) -> Callable[..., None]:
     """Turn what may go wrong into a message and an exit code; the rest is a bug and shows its traceback."""
 
@@ -57,7 +68,7 @@ def _ends_in_a_message(command: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: Any, **options: Any) -> None:  # noqa: ANN401  # of any command
         try:
             try:
-                command(*arguments, **options)
+                command(*arguments, **{key: _with_home(value) for key, value in options.items()})
             finally:
                 sys.stdout.flush()  # a closed pipe shows here, not when Python ends
         except ConvLoraError as error:
