@@ -21,6 +21,7 @@ from convlora.errors import ConfigError
 from convlora.training import fit as fit_module
 from convlora.training.fit import fit
 from convlora.training.objective import make_objective
+from convlora.training.processes import check_launcher_variables
 from convlora.training.report import Reporter
 from convlora.training.validation import Validation
 
@@ -323,6 +324,7 @@ def test_other_commands_are_refused_under_a_launcher(binary_data, monkeypatch, c
     from convlora.cli import main
 
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     for command in (["evaluate", "run", str(binary_data)], ["predict", "run", "x.png", "--out", "masks"]):
         monkeypatch.setattr(sys, "argv", ["convlora", *command])
         with pytest.raises(SystemExit) as caught:
@@ -330,3 +332,37 @@ def test_other_commands_are_refused_under_a_launcher(binary_data, monkeypatch, c
         assert caught.value.code == 2
         message = f"'{command[0]}' runs in one process, and the launcher has started 2. Start it without"
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["", "x", "2"])
+def test_a_world_size_without_a_launcher(value, command, binary_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", value)
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    assert command("check", binary_data)[0] == 0
+    wrong = f"The environment variable WORLD_SIZE is {value!r}; a launcher sets it to a whole number."
+    if value == "2":
+        wrong = "WORLD_SIZE is 2, but no launcher has set RANK, without which 2 processes cannot meet."
+    for options in ([], ["--dry-run"]):
+        code, _, error = command("train", binary_data, "--out", tmp_path / "run", *options)
+        assert code == 2
+        assert (
+            f"{wrong} Please unset it, or start with a launcher (accelerate launch ..., or torchrun ...)."
+            in error
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_launcher_variables_that_are_fine(monkeypatch):
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    check_launcher_variables()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    check_launcher_variables()
+    for name, value in zip(names, ("2", "0", "0", "localhost", "29500"), strict=True):
+        monkeypatch.setenv(name, value)
+    check_launcher_variables()
+    monkeypatch.setenv("LOCAL_RANK", "")
+    with pytest.raises(ConfigError, match="The environment variable LOCAL_RANK is ''"):
+        check_launcher_variables()

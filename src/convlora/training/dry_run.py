@@ -24,6 +24,7 @@ from convlora.training.memory import MIB, StepMemory, estimate_peak, simulate_st
 from convlora.training.notes import remarks, thin_areas
 from convlora.training.objective import resolve_loss
 from convlora.training.plan import Plan, make_plan
+from convlora.training.processes import check_launcher_variables
 from convlora.training.validation import check_metric
 from convlora.unet import UNET
 
@@ -114,6 +115,7 @@ def dry_run(config: RunConfig) -> DryRun:
     """
     if config.backbone == UNET:
         raise ConfigError("--dry-run covers SAM's backbones, not 'unet'. Leave it out.")
+    check_launcher_variables()
     report = check_dataset(config.data, classes=config.classes, palette=config.palette)
     report.raise_if_errors()
     dataset = limit_training(report.dataset, config.train_images, config.seed)

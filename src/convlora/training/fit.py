@@ -39,7 +39,7 @@ from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
 from convlora.training.plan import make_plan
 from convlora.training.prepare import prepare_embeddings
-from convlora.training.processes import check_agreement, check_launch, disconnect
+from convlora.training.processes import check_agreement, check_launch, check_launcher_variables, disconnect
 from convlora.training.report import Reporter
 from convlora.training.resume import Progress, State, check_made_with, load_state, save_state, trim_log
 from convlora.training.stream import Examples, make_loader
@@ -69,6 +69,7 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
         ConfigError, DataError, WeightsError: before any training, with what to change.
     """
     _refuse_sharding()
+    check_launcher_variables()
     cache_limit()  # a mistake in it shows before the run folder is made
     record = read_record(config.out) if resume else None
     report = check_dataset(
@@ -262,7 +263,7 @@ class _Run:
         out = self.config.out
         environment = describe_environment(self.accelerator.device, self.accelerator.mixed_precision)
         write_text(out / "environment.json", json.dumps(environment, indent=2) + "\n")
-        write_text(out / "config.yaml", self.config.to_yaml())
+        write_text(out / "config.yaml", self.config.located().to_yaml())
         write_text(out / RECORD, record_splits(self.dataset))
 
     def _thin_areas(self) -> list[str]:

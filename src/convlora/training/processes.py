@@ -14,6 +14,36 @@ if torch.distributed.is_available():
     import torch.distributed.nn.functional
 
 
+def check_launcher_variables() -> None:
+    """Check what a launcher sets in the environment, before accelerate reads it.
+
+    Raises:
+        ConfigError: a number is none, or several processes are named without an address to meet at.
+    """
+    start = "unset it, or start with a launcher (accelerate launch ..., or torchrun ...)"
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        value = os.environ.get(name)
+        if value is not None and not _is_whole(value):
+            raise ConfigError(
+                f"The environment variable {name} is {value!r}; a launcher sets it to a whole number. "
+                f"Please {start}."
+            )
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    missing = [name for name in ("RANK", "MASTER_ADDR") if not os.environ.get(name)]
+    if count > 1 and missing:
+        raise ConfigError(
+            f"The environment variable WORLD_SIZE is {count}, but no launcher has set {missing[0]}, without "
+            f"which {count} processes cannot meet. Please {start}."
+        )
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        return int(text) >= -1  # accelerate's 'none'
+    except ValueError:
+        return False
+
+
 def check_launch(accelerator: Accelerator) -> None:
     """Notice a launcher that was asked for several processes and started one.
 
