@@ -148,10 +148,24 @@ def test_folders_of_this_machine_are_not_kept(tmp_path):
 
 def test_runs_from_another_backbone_are_dropped(tmp_path):
     keep_runs(tmp_path, 0.02)
-    other = study_kept.Kept(tmp_path / "methods-nuclei.json", tmp_path / "elsewhere", "random:sam-tiny")
+    file = tmp_path / "methods-nuclei.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "backbone": "another"}))
+    other = study_kept.Kept(file, tmp_path / "elsewhere", "sam-tiny")
     assert other.content["runs"] == {}
     other.restore()
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_runs_of_random_weights_are_not_dropped_for_those_of_another_processor(tmp_path):
+    file = tmp_path / "full-random-nuclei.json"
+    study_kept.Kept(file, tmp_path / "out", "random:sam-tiny").add(
+        Cell(parse_methods("full")[0], 0), {"digest": "d"}
+    )
+    study_kept.Kept(file, tmp_path / "out", "random:sam-tiny")
+    before = file.read_text()
+    file.write_text(json.dumps({**json.loads(before), "backbone": "another"}))
+    with pytest.raises(SystemExit, match=r"holds runs of other random weights.*move the file away"):
+        study_kept.Kept(file, tmp_path / "out", "random:sam-tiny")
 
 
 @pytest.mark.parametrize(("gain", "word"), [(0.02, "supported"), (-0.02, "not supported")])

@@ -38,6 +38,11 @@ class Kept:
         self.default_lr = make_plan(config, 1, loaded.sam.spec.encoder.embed_dim).lr
         before = json.loads(file.read_text()) if file.exists() else {}
         same = before.get("backbone") == self.fingerprint
+        if before.get("runs") and not same and backbone.startswith("random:"):
+            raise SystemExit(
+                f"{file} holds runs of other random weights: processors with other vector instructions draw "
+                "others from the same seed. Go on where it was begun, or move the file away."
+            )
         self.content: dict[str, Any] = (
             before if same else {"backbone": self.fingerprint, "runs": {}, "files": {}}
         )
