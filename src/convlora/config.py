@@ -124,8 +124,12 @@ class RunConfig(BaseModel):
 
     @field_validator("data", "out", "palette", "backbone", mode="before")
     @classmethod
-    def _home_is_written_out(cls, value: object) -> object:
-        return expand_user(str(value)) if isinstance(value, str | Path) else value
+    def _home_is_written_out(cls, value: object, info: ValidationInfo) -> object:
+        if not isinstance(value, str | Path):
+            return value
+        text = expand_user(str(value))
+        # pydantic refuses text, but no path, that holds bytes which the system's encoding cannot express
+        return text if info.field_name == "backbone" else Path(text)
 
     @field_validator("method", mode="before")
     @classmethod
