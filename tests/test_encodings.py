@@ -11,8 +11,6 @@ import convlora
 
 PACKAGE = Path(convlora.__file__).parent
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-#: Files that hold nothing but ASCII: JSON as `json.dumps` writes it, and texts of our own.
-ONLY_ASCII = {"training/resume.py", "comparison/compare.py", "data/sample.py", "data/splits.py"}
 
 
 def is_text_without_encoding(call):
@@ -35,7 +33,7 @@ def test_every_text_file_is_opened_with_an_encoding():
             if isinstance(node, ast.Call) and is_text_without_encoding(node):
                 found.append(f"{file.relative_to(PACKAGE)}:{node.lineno}")
     assert seen > 1000
-    assert [place for place in found if place.partition(":")[0] not in ONLY_ASCII] == []
+    assert found == []
 
 
 def test_the_search_finds_what_it_looks_for():

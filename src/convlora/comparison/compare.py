@@ -173,7 +173,7 @@ class _Runner:
 def _read_rates(file: Path) -> dict[str, float]:
     """Learning rates that were chosen before; none at first."""
     try:
-        rates = json.loads(file.read_text()) if file.exists() else {}
+        rates = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         return {str(label): float(rate) for label, rate in rates.items()}
     except (ValueError, TypeError, AttributeError, OSError) as error:
         raise ConfigError(

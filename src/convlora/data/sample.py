@@ -60,8 +60,8 @@ def write_brain_sample(root: Path) -> dict[str, int]:
         )
         save_mask(root / split / "masks" / f"z{z:03d}.png", np.ascontiguousarray(ids))
         counts[split] += 1
-    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
-    (root / "README.txt").write_text(_README)
+    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+    (root / "README.txt").write_text(_README, encoding="utf-8")
     return counts
 
 

@@ -75,7 +75,7 @@ def read_record(folder: Path) -> Record | None:
     if file is None:
         return None
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         splits = {
             str(split): dict(names) if isinstance(names, dict) else dict.fromkeys(map(str, names), "")
             for split, names in content.items()

@@ -119,7 +119,7 @@ def trim_log(file: Path, step: int) -> None:
     """Drop the rows of metrics.jsonl that come after `step`: they will be written again."""
     if not file.exists():
         return
-    rows = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+    rows = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
     write_text(file, "".join(f"{row}\n" for row in rows))
 
 
