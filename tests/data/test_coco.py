@@ -317,3 +317,30 @@ def test_ids_of_annotations_that_are_there_twice(tmp_path):
     (problem,) = check_dataset(root).problems
     assert (problem.code, problem.severity, problem.file) == ("repeated-id", "warning", str(file))
     assert "1 ids of annotations are there more than once, first 100" in problem.found
+
+
+def test_backslashes_in_names(data):
+    edit(data, lambda c: c["images"][0].update(file_name="images\\train0.png"))
+    errors = check_dataset(data).errors
+    assert [p.code for p in errors] == ["missing-image"]
+    assert errors[0].fix.endswith("or remove it from the json. Write / in place of \\.")
+    (data / "train" / "train1.png").unlink()
+    assert not check_dataset(data).errors[1].fix.endswith("\\.")
+
+
+def test_coordinates_that_are_shares(data):
+    def to_shares(content):
+        for a in content["annotations"]:
+            a["segmentation"] = [[number / 30 for number in polygon] for polygon in a["segmentation"]]
+
+    edit(data, to_shares)
+    errors = check_dataset(data).errors
+    assert [p.code for p in errors] == ["shares"]
+    assert errors[0].file.endswith("train/_annotations.coco.json")
+    assert "are from 0 to 1" in errors[0].found
+    assert errors[0].fix.startswith("Multiply each x by the image's width")
+
+
+def test_one_small_polygon_is_no_share(data):
+    edit(data, lambda c: c["annotations"][0].update(segmentation=[square(0, 0, 1)]))
+    assert check_dataset(data).ok

@@ -122,6 +122,7 @@ class CocoFile:
             elif shape.area == 0:
                 flat.append(name)
         self._tell(boxes, outside)
+        self._tell_shares([shape for some in shapes.values() for shape in some])
         self._tell_repeated()
         if flat:
             self.problems.append(no_area(self.file, flat))
@@ -129,6 +130,15 @@ class CocoFile:
             name: CocoLabel(self.file, name, size, in_order(shapes.get(i, []), IGNORE))
             for i, (name, size) in self.images.items()
         }
+
+    def _tell_shares(self, shapes: Sequence[Shape]) -> None:
+        """Coordinates as shares of the image's size, as YOLO has them, would paint next to nothing."""
+        polygons = [points for shape in shapes for points in shape.polygons]
+        if polygons and all(points.min() >= 0 and points.max() <= 1 for points in polygons):
+            found = f"all coordinates of its polygons ({len(polygons)}) are from 0 to 1"
+            rule = "Coordinates of COCO are pixels, not shares of the image's size."
+            fix = "Multiply each x by the image's width and each y by its height, or export the data again."
+            self.problems.append(error("shares", self.file, found, rule, fix))
 
     def _tell_repeated(self) -> None:
         """Annotations with one id: two files may have been put together twice."""
@@ -147,7 +157,8 @@ class CocoFile:
         """Tell that an image is not there."""
         looked = ", ".join(str(place) for place in places if place.is_dir()) or "no folder that exists"
         rule = "Every image of the json must be there."
-        fix = f"Put it into {places[0]}, or remove it from the json."
+        slash = " Write / in place of \\." if "\\" in name else ""
+        fix = f"Put it into {places[0]}, or remove it from the json.{slash}"
         found = f"the file does not exist; looked in {looked}"
         self.problems.append(error("missing-image", f"{self.file}, image {name}", found, rule, fix))
 
