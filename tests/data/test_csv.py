@@ -101,6 +101,15 @@ def test_fingerprint_follows_the_labels(data):
         ),
         (lambda t: t.replace("mask,split", "mask,splits"), "has a column 'splits'. Did you mean 'split'"),
         (lambda t: t.replace("mask,split", "mask,mask"), "has the column 'mask' twice"),
+        (
+            lambda t: t.replace("mask,split", "mask,fold"),
+            r"a column 'fold' that holds names of splits \(train, val, test\), and no column 'split'\. "
+            r"Rename it 'split'; or remove it",
+        ),
+        (
+            lambda t: t.replace("mask,split", "mask,phase").replace(",val\n", ",Dev\n").replace(",test", ","),
+            r"a column 'phase' that holds names of splits \(train, Dev\)",
+        ),
         (lambda t: "", "is empty. A table has the columns image, mask"),
         (lambda t: "image,mask\n", "has no row below its header"),
         (lambda t: "image,mask\n" + "a" * 140_000, "line 2 is not valid CSV: field larger"),
@@ -196,3 +205,24 @@ def test_unique_stems():
     assert named("a/1.png", "b/1.png", "c/a__1.png") == ["a__1", "b__1", "c__a__1"]
     with pytest.raises(DataError, match=r"a/1.png and another image would both be called a__1_png. Rename"):
         named("a/1.png", "a/1.png")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("mask,split", "mask,hospital").replace(",val\n", ",north\n"),
+        lambda text: text.replace("mask,split", "mask,set").replace(",train", ",").replace(",val", ",")
+        .replace(",test", ","),
+    ],
+)  # fmt: skip
+def test_other_columns_are_no_splits(data, change):
+    edit(data, change)
+    report = check_dataset(data)
+    assert report.problems == []
+    assert report.statistics["layout"] == "table data.csv, without splits"
+
+
+def test_a_split_is_read_beside_a_column_of_such_names(data):
+    edit(data, lambda text: text.replace("split\n", "split,phase\n").replace("val\n", "val,train\n"))
+    report = check_dataset(data, splits=("train", "val", "test"))
+    assert report.problems == []

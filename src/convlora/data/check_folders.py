@@ -11,7 +11,7 @@ from convlora.errors import DataError
 #: Files that systems leave behind; those that begin with a dot are left out when folders are listed.
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db", "icon\r", "@eadir"}
 #: Other names that people give to splits.
-_OTHERS = {"dev": "val", "eval": "val", "validate": "val", "tr": "train", "trn": "train", "tst": "test"}
+OTHER_NAMES = {"dev": "val", "eval": "val", "validate": "val", "tr": "train", "trn": "train", "tst": "test"}
 #: Endings of pictures that are not read.
 PICTURES = {"gif", "jp2", "heic", "heif", "avif", "dcm", "nii", "gz", "npy", "npz", "mat", "svg", "pgm"}
 PICTURES |= {"ppm", "pbm", "exr", "tga", "jxl", "jfif", "raw", "dng", "psd", "mha", "nrrd"}
@@ -103,7 +103,7 @@ def _misnamed(base: Path) -> dict[str, str]:
     found = {}
     for path in _folders(base):
         name = path.name.lower()
-        split = known.get(name) or _OTHERS.get(name)
+        split = known.get(name) or OTHER_NAMES.get(name)
         taken = split and any((base / other).is_dir() for other in SPLITS[split])
         if split and path.name not in known and not taken and (path / "images").is_dir():
             found[path.name] = split

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from convlora.data.check_folders import OTHER_NAMES
 from convlora.data.labels import MaskFile
 from convlora.data.layout import SPLITS, Folder, Pair, unique_stems
 from convlora.data.report import Problem
@@ -18,6 +19,7 @@ FILE = "data.csv"
 _RULE = "A table has the columns image, mask and, if wanted, split; paths are from the table's folder."
 _NEEDED, _OPTIONAL = ("image", "mask"), ("split",)
 _SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+_MEANT = {*_SPLIT_OF, *OTHER_NAMES}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,22 @@ def _parse(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise DataError(f"{file} is empty. {_RULE}")
     header = [cell.lower() for cell in records[0][1]]
     _check_header(file, header)
+    _check_meant_split(file, header, [cells for _, cells in records[1:]])
     return header, records[1:]
+
+
+def _check_meant_split(file: Path, header: Sequence[str], rows: Sequence[list[str]]) -> None:
+    """Splits in a column that is not read would be made anew at random, and test images trained on."""
+    if "split" in header:
+        return
+    for column, name in enumerate(header):
+        held = dict.fromkeys(cells[column] for cells in rows if cells[column : column + 1] not in ([], [""]))
+        if name not in _NEEDED and held and all(cell.lower() in _MEANT for cell in held):
+            listed = ", ".join([*held][:4])
+            raise DataError(
+                f"{file} has a column '{name}' that holds names of splits ({listed}), and no column 'split'. "
+                f"Rename it 'split'; or remove it, if the splits are to be made at random. {_RULE}"
+            )
 
 
 def _check_header(file: Path, header: Sequence[str]) -> None:
