@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from convlora.data import complaints
+from convlora.data.formats import DEEP_COLOUR, UPPER_BITS
 from convlora.data.labels import Label
 from convlora.data.report import Problem, shown
 from convlora.data.scan import ImageFacts, MaskFacts
@@ -18,12 +19,15 @@ def check_formats(images: Mapping[Path, ImageFacts], masks: Mapping[Label, MaskF
         yield from _check_name("image", image.path)
         yield from _check_told(image.path, image.told)
         yield from _check_depth(image)
+        yield from _check_bands(image)
     for mask in masks.values():
         yield from _check_name("mask", mask.path.path)
         yield from _check_told(mask.path, mask.told)
         yield from _check_lossy(mask)
         yield from _check_alpha(mask)
-        if mask.deep == "upper bits":
+        yield from _check_bands(mask)
+        yield from _check_reverse(mask)
+        if mask.deep == UPPER_BITS and not mask.error:
             found = "several channels of 16 bits, of which only the upper 8 are read: ids below 256 become 0"
             fix = "Save the ids as an 8-bit PNG."
             yield error("deep-mask", mask.path, found, "A mask is one channel of 8 bits.", fix)
@@ -69,12 +73,42 @@ def _check_depth(image: ImageFacts) -> Iterator[Problem]:
         else:
             found = f"{image.odd} of {pixels} pixels are NaN or infinite; they are read as black"
             yield warning("bad-pixels", image.path, found, rule, "Fill them, or export the file again.")
-    if image.deep == "upper bits":
-        found = "16 bits a channel, of which only the upper 8 are read"
-        rule = "Colour images have 8 bits a channel; darker ones that use few of the 16 bits become black."
-        yield warning(
-            "deep-colour", image.path, found, rule, "Scale it to 8 bits a channel and save it as PNG."
+    if image.deep == UPPER_BITS:
+        yield warning("deep-colour", image.path, *DEEP_COLOUR)
+
+
+def _check_bands(facts: ImageFacts | MaskFacts) -> Iterator[Problem]:
+    if not facts.dropped or facts.error:
+        return
+    bands = "1 more band" if facts.dropped == 1 else f"{facts.dropped} more bands"
+    if isinstance(facts, MaskFacts):
+        found, rule = (
+            f"{bands} than are read",
+            "A mask is one channel of class ids; ids are not read from others.",
         )
+        fix = "Save the ids alone, as an 8-bit PNG."
+    else:
+        found, rule = (
+            f"{bands} than are read, and not alpha",
+            "Of an image grey, or red, green and blue are read.",
+        )
+        fix = "If such a band (near infrared, for example) tells more, save it in place of one that is read."
+    yield warning("dropped-bands", facts.path, found, rule, fix)
+
+
+def _check_reverse(mask: MaskFacts) -> Iterator[Problem]:
+    """A viewer shows the inverse of what is learnt."""
+    if not mask.reverse or mask.error:
+        return
+    held = ", ".join(f"{value} x {pixels}" for value, pixels in [*mask.counts.items()][:4])
+    more = ", ..." if len(mask.counts) > 4 else ""
+    found = (
+        "its TIFF tag says that 0 is white (PhotometricInterpretation 0, WhiteIsZero, an inverting LUT); "
+        f"it was read as stored, not as a viewer shows them: {held}{more} pixels"
+    )
+    rule = "Masks are numbers, not pictures."
+    fix = "If these numbers are right, all is well, else invert them; an 8-bit PNG of them leaves no doubt."
+    yield warning("white-is-zero", mask.path, found, rule, fix)
 
 
 def _check_lossy(mask: MaskFacts) -> Iterator[Problem]:

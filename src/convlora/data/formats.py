@@ -3,6 +3,15 @@
 import numpy as np
 from PIL import Image
 
+from convlora.data.tiff import holds_numbers
+
+UPPER_BITS = "upper bits"
+#: What is said of 16-bit colour: found, rule and fix.
+DEEP_COLOUR = (
+    "16 bits a channel, of which only the upper 8 are read",
+    "Colour images have 8 bits a channel; darker ones that use few of the 16 bits become black.",
+    "Scale it to 8 bits a channel and save it as PNG.",
+)
 _CHANNELS = 2, 4, 6  # colour types of PNG with several channels
 
 
@@ -33,9 +42,9 @@ def varying_alpha(image: Image.Image) -> tuple[int, int] | None:
 
 def depth(image: Image.Image, content: bytes) -> str:
     """'stretched' for deep grey, 'upper bits' for several channels of 16 bits (Pillow reads 8), else ''."""
-    if image.mode.startswith(("I", "F")):
+    if holds_numbers(image):
         return "stretched"
     if image.format == "PNG" and content[24] == 16 and content[25] in _CHANNELS:
-        return "upper bits"
+        return UPPER_BITS
     bits = getattr(image, "tag_v2", {}).get(258, ()) if image.format == "TIFF" else ()
-    return "upper bits" if isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8 else ""
+    return UPPER_BITS if isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8 else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from convlora.data.tiff import holds_numbers, true_type, unread_type, white_is_zero
 from convlora.errors import DataError
 
 EXTENSIONS = frozenset({"png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"})
@@ -87,6 +88,9 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
     except (
         Exception
     ) as error:  # damaged files make decoders raise almost anything: struct, zlib, index errors
+        unread = unread_type(path) if isinstance(error, UnidentifiedImageError) else None
+        if unread is not None:
+            raise FileError.about(path, *unread) from error
         found = f"cannot be read as an image: {_reason(path, error)}"
         raise FileError.about(path, found, "Replace or remove the file.") from error
     if frames > 1:
@@ -121,9 +125,15 @@ def read_pixels(path: Path) -> np.ndarray:
     Raises:
         FileError: see `open_image`.
     """
-    image = open_image(path)
-    if image.mode.startswith(("I", "F")):
-        grey = np.asarray(upright(image), dtype=np.float32)
+    return pixels_of(open_image(path))
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """`read_pixels` of a picture that is decoded already."""
+    if holds_numbers(image):
+        grey = true_type(np.asarray(upright(image)), image).astype(np.float32)
+        if white_is_zero(image):  # as a viewer shows it; 8 bits Pillow has turned round itself
+            grey = -grey
         return np.repeat(_stretch(grey)[..., None], 3, axis=2)
     image = upright(image)
     pixels = np.empty((image.height, image.width, 3), np.uint8)

@@ -2,11 +2,13 @@
 
 from enum import StrEnum
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from PIL import Image
 
 from convlora.data.images import FileError, open_image, upright
+from convlora.data.tiff import holds_numbers, true_type, white_is_zero
 
 IGNORE = 255
 
@@ -22,7 +24,8 @@ def read_values(path: Path) -> np.ndarray:
     """Read the stored values of a mask, not interpreted.
 
     Palette images give their indices, not colours; 1-bit images 0 and 1; RGB and RGBA only where the colour
-    channels are equal. EXIF orientation is applied, as it is to images.
+    channels are equal. A TIFF that says that 0 is white gives what is stored, not what a viewer shows; where
+    it has 1 bit it is refused. EXIF orientation is applied, as it is to images.
 
     Returns:
         (H, W) uint8.
@@ -39,15 +42,19 @@ def values_of(image: Image.Image, path: Path) -> np.ndarray:
     Raises:
         FileError: it holds colours, fractions or values above 255.
     """
+    numbers, reverse, stored = holds_numbers(image), white_is_zero(image), image
     image = upright(image)
+    if numbers:
+        return _narrow(true_type(np.asarray(image), stored), path)
+    if image.mode == "L" and reverse:
+        return 255 - np.asarray(image)
     if image.mode in {"P", "L"}:
         return np.array(image)
     if image.mode == "1":
-        return np.asarray(image).astype(np.uint8)
+        values = np.asarray(image).astype(np.uint8)
+        return _refuse_reversed(values, path) if reverse else values
     if image.mode in {"LA", "PA"}:
         return np.asarray(image)[..., 0]
-    if image.mode.startswith(("I", "F")):
-        return _narrow(np.asarray(image), path)
     return _grey(np.asarray(image.convert("RGB")), path)
 
 
@@ -83,6 +90,21 @@ def save_mask(path: Path, ids: np.ndarray) -> None:
     image = Image.fromarray(ids)
     image.putpalette(_palette())
     image.save(path, format="PNG")
+
+
+def _refuse_reversed(shown: np.ndarray, path: Path) -> NoReturn:
+    """Some programs store the mask and add the tag, others also turn the bits round: no tag tells which."""
+    white = np.count_nonzero(shown)
+    found = (
+        "is a 1-bit mask whose TIFF tag says that 0 is white (PhotometricInterpretation 0, WhiteIsZero): "
+        f"{shown.size - white} pixels are stored as 1, but a viewer shows the other {white} white, and "
+        "programs differ in which of them are meant (tifffile stores True as 1, ImageMagick white as 0)"
+    )
+    fix = (
+        "Save it as an 8-bit PNG with 0 and 255, 255 for foreground; with tifffile, "
+        "tifffile.imwrite(NAME, mask.astype('uint8'))."
+    )
+    raise FileError.about(path, found, fix, "white-is-zero")
 
 
 def _narrow(values: np.ndarray, path: Path) -> np.ndarray:

@@ -14,6 +14,7 @@ from convlora.data.classes import check_names
 from convlora.data.complaints import listening
 from convlora.data.images import FileError, open_image, upright
 from convlora.data.masks import IGNORE
+from convlora.data.tiff import holds_numbers
 from convlora.errors import DataError
 
 FILE = "palette.txt"
@@ -130,11 +131,11 @@ def colours_of(image: Image.Image, path: Path, palette: Palette) -> np.ndarray:
     Raises:
         FileError: it holds a colour that is not in the palette.
     """
-    kind, image = image.format, upright(image)
-    if image.mode.startswith(("I", "F")):
+    if holds_numbers(image):
         found = f"has one channel of numbers (mode {image.mode}), but {palette.source} tells colours"
         fix = "Save the mask with its colours, or leave out the palette if these are class ids."
         raise FileError.about(path, found, fix, "unknown-colour")
+    kind, image = image.format, upright(image)
     rgb = np.asarray(image.convert("RGB"))
     ids, known = palette.convert(rgb)
     if not known.all():

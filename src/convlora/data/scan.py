@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import cpu_count
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +16,7 @@ from convlora.data.formats import depth, lossy_format, varying_alpha
 from convlora.data.images import FileError, displayed_size, open_image, orientation
 from convlora.data.labels import Label, MaskFile
 from convlora.data.progress import ShowProgress, no_progress
+from convlora.data.tiff import dropped_bands, white_is_zero
 
 _SAMPLES = 32  # rows and columns of the pixels by which copies are looked for
 _USUAL = (0, 1, 255, 2, 3)  # values of masks that are counted first
@@ -37,6 +38,7 @@ class ImageFacts:
     deep: str = ""  # what is to be known of more than 8 bits: 'stretched', 'upper bits', or ''
     odd: int = 0  # pixels that are NaN or infinite
     told: tuple[Warning, ...] = ()  # by the decoder
+    dropped: int = 0  # bands that are not read, but for alpha
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class MaskFacts:
     alpha: tuple[int, int] | None = None  # smallest and largest, where it varies
     told: tuple[Warning, ...] = ()
     deep: str = ""  # see `ImageFacts`
+    dropped: int = 0  # see `ImageFacts`
+    reverse: bool = False  # whether a viewer shows 0 white, which counts for colours only
 
 
 def scan_image(path: Path) -> ImageFacts:
@@ -69,9 +73,8 @@ def scan_image(path: Path) -> ImageFacts:
         sample = hashlib.sha256(f"{image.size} {few.mode}".encode() + few.tobytes()).hexdigest()
         size, turned = displayed_size(image), orientation(image)
         odd = int(np.count_nonzero(~np.isfinite(np.asarray(image)))) if image.mode.startswith("F") else 0
-    return ImageFacts(
-        path, size, digest, turned, None, sample, blank, depth(image, content), odd, tuple(told)
-    )
+    deep, dropped = depth(image, content), dropped_bands(image)
+    return ImageFacts(path, size, digest, turned, None, sample, blank, deep, odd, tuple(told), dropped)
 
 
 def hash_pixels(path: Path) -> str:
@@ -86,24 +89,37 @@ def hash_pixels(path: Path) -> str:
 
 def scan_mask(label: Label) -> MaskFacts:
     """Read one label once, count its values and hash it."""
-    turned, lossy, alpha, deep, digest = 1, "", None, "", ""
+    facts, digest = MaskFacts(label, None), ""
     with of_file() as told:
         try:
             if isinstance(label, MaskFile):
                 content = _read(label.path)
                 image = open_image(label.path, content)
-                turned, lossy, alpha = orientation(image), lossy_format(image, content), varying_alpha(image)
-                deep = depth(image, content)
+                facts = _of_mask_file(label, image, content)
                 values = label.interpret(image)
                 if label.palette is None:
                     digest = hashlib.sha256(content).hexdigest()
             else:
                 values = label.read()
         except FileError as error:
-            return MaskFacts(label, None, error=error, lossy=lossy, alpha=alpha)
+            return replace(facts, error=error)
     height, width = values.shape
     digest, counts = digest or label.digest(values), _count(values)
-    return MaskFacts(label, (height, width), counts, digest, turned, None, lossy, alpha, tuple(told), deep)
+    return replace(facts, size=(height, width), counts=counts, digest=digest, told=tuple(told))
+
+
+def _of_mask_file(label: MaskFile, image: Image.Image, content: bytes) -> MaskFacts:
+    """What the format of a mask does to its pixels."""
+    return MaskFacts(
+        label,
+        None,
+        turned=orientation(image),
+        lossy=lossy_format(image, content),
+        alpha=varying_alpha(image),
+        deep=depth(image, content),
+        dropped=dropped_bands(image),
+        reverse=label.palette is None and image.mode not in {"P", "PA"} and white_is_zero(image),
+    )
 
 
 def scan_all(
