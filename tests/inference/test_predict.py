@@ -1,5 +1,8 @@
 """Prediction of arrays and files, against the steps written out."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +117,28 @@ def test_folders_and_files(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"holds no image\. Readable are: bmp, jpeg"):
         find_images([tmp_path / "empty"])
+
+
+def test_deep_colour_is_told_once(predictor, tmp_path, capsys):
+    """Of 12 bits in 16 next to nothing is left, and predicted images need not have been checked."""
+    bands = np.full((20, 30, 3), 4000, ">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in bands)
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", 30, 20, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    chunks = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts)
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    write(tmp_path / "in" / "plain.png")
+    predict_files(predictor, [tmp_path / "in"], tmp_path / "first")
+    assert capsys.readouterr().err == ""
+    for name in ("a.png", "b.png"):
+        (tmp_path / "in" / name).write_bytes(content)
+    assert predict_files(predictor, [tmp_path / "in"], tmp_path / "out").written == 3
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"warning: {tmp_path / 'in' / 'a.png'} and 1 more: 16 bits a channel, of which only"
+    )
+    assert said.endswith("Scale it to 8 bits a channel and save it as PNG.\n")
+    assert said.count("warning") == 1

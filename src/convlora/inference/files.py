@@ -1,5 +1,6 @@
 """Predict files: one PNG of class ids for each image; a bad image does not stop the others."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +11,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from convlora.data.images import read_pixels
+from convlora.data.formats import DEEP_COLOUR, UPPER_BITS, depth
+from convlora.data.images import open_image, pixels_of
 from convlora.data.masks import save_mask
 from convlora.errors import ConvLoraError, DisagreementError
 from convlora.inference.arrays import NpyRows
@@ -32,6 +34,7 @@ class Outcome:
         skipped: images with nothing left to write.
         failures: image and message of each that could not be predicted.
         stopped: why the work ended early, or "": the images after that were not tried.
+        deep: images with 16-bit colour, of which only the upper bits were read.
     """
 
     written: int = 0
@@ -39,6 +42,7 @@ class Outcome:
     failures: list[tuple[Path, str]] = field(default_factory=list)
     stopped: str = ""
     interrupted: bool = False
+    deep: list[Path] = field(default_factory=list)
 
 
 def predict_files(
@@ -95,11 +99,12 @@ def run_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Outcome:
 
         try:
             steps = overlapped if predictor.tiles is None else one_by_one
-            steps(jobs, _read, partial(_compute, predictor), finish)
+            steps(jobs, partial(_read, outcome), partial(_compute, predictor), finish)
         except (WriteError, DisagreementError) as error:
             outcome.stopped = str(error)
         except KeyboardInterrupt:
             outcome.stopped, outcome.interrupted = "Stopped.", True
+    _warn(outcome.deep)
     return outcome
 
 
@@ -112,11 +117,23 @@ class _Result:
     probabilities: np.ndarray | None  # (K, H, W) float16
 
 
-def _read(job: Job) -> np.ndarray | ConvLoraError | None:
+def _warn(deep: Sequence[Path]) -> None:
+    """Tell once what `check` tells of each image: predicted images need not have been checked."""
+    if deep:
+        more = f" and {len(deep) - 1} more" if len(deep) > 1 else ""
+        found, rule, fix = DEEP_COLOUR
+        print(f"warning: {deep[0]}{more}: {found}. {rule} {fix}", file=sys.stderr)
+
+
+def _read(outcome: Outcome, job: Job) -> np.ndarray | ConvLoraError | None:
     if not job.outputs:
         return None
     try:
-        return read_pixels(job.image)
+        image = open_image(job.image)
+        with job.image.open("rb") as file:
+            if depth(image, file.read(32)) == UPPER_BITS:
+                outcome.deep.append(job.image)
+        return pixels_of(image)
     except ConvLoraError as error:
         return error
 
