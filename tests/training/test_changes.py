@@ -7,13 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from convlora.config import load_config
-from convlora.training import fit as fit_module
 
 STEPS = 4
-
-
-class _CutOffError(Exception):
-    pass
 
 
 @pytest.fixture
@@ -27,21 +22,12 @@ def train(command, binary_data, small_backbone):
 
 
 @pytest.fixture
-def cut_run(train, tmp_path, monkeypatch):
+def cut_run(train, tmp_path, cut_off):
     """Options of a run that was cut off after two of its four steps -> its folder."""
 
     def make(*arguments):
-        real = fit_module._Run._after_step
-
-        def cut(self, done):
-            real(self, done)
-            if done == 2:
-                raise _CutOffError
-
-        with monkeypatch.context() as patch:
-            patch.setattr(fit_module._Run, "_after_step", cut)
-            with pytest.raises(_CutOffError):
-                train(tmp_path / "run", *arguments)
+        with cut_off(2):
+            train(tmp_path / "run", *arguments)
         return tmp_path / "run"
 
     return make

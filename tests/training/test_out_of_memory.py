@@ -117,26 +117,13 @@ def test_a_micro_batch_that_is_no_power_of_two_goes_down_to_one_image(
 
 
 def test_resuming_starts_with_the_smaller_one(
-    short, binary_data, small_backbone, tmp_path, monkeypatch, capsys
+    short, binary_data, small_backbone, tmp_path, monkeypatch, capsys, cut_off
 ):
     short(2)
     train(binary_data, small_backbone, tmp_path / "whole")
-
-    class CutOffError(Exception):
-        pass
-
-    real = fit_module._Run._after_step
-
-    def stop(self, done):
-        real(self, done)
-        if done == 2:
-            raise CutOffError
-
     monkeypatch.setattr(fit_module, "_SAVE_SECONDS", 0.0)
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_module._Run, "_after_step", stop)
-        with pytest.raises(CutOffError):
-            train(binary_data, small_backbone, tmp_path / "run")
+    with cut_off(2):
+        train(binary_data, small_backbone, tmp_path / "run")
     capsys.readouterr()
     train(binary_data, small_backbone, tmp_path / "run", resume=True)
     assert "out of memory" not in capsys.readouterr().out
@@ -145,26 +132,13 @@ def test_resuming_starts_with_the_smaller_one(
 
 
 def test_resuming_with_a_micro_batch_that_fits_takes_it_whole(
-    short, binary_data, small_backbone, tmp_path, monkeypatch, capsys
+    short, binary_data, small_backbone, tmp_path, monkeypatch, capsys, cut_off
 ):
     """The parts that the one before was cut into are no matter of the new one."""
-
-    class CutOffError(Exception):
-        pass
-
-    after = fit_module._Run._after_step
-
-    def stop(self, done):
-        after(self, done)
-        if done == 2:
-            raise CutOffError
-
     monkeypatch.setattr(fit_module, "_SAVE_SECONDS", 0.0)
     short(2)
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_module._Run, "_after_step", stop)
-        with pytest.raises(CutOffError):
-            train(binary_data, small_backbone, tmp_path / "run")
+    with cut_off(2):
+        train(binary_data, small_backbone, tmp_path / "run")
     monkeypatch.setattr(fit_module._Run, "_after_step", lambda self, done: done == 4)
     Short.seen.clear()
     train(binary_data, small_backbone, tmp_path / "run", resume=True, micro_batch=2)

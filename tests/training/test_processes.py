@@ -111,7 +111,7 @@ def test_two_processes_are_one(one, two, three_class_data, small_backbone, tmp_p
     assert moved["encoder.blocks.0.attn.qkv.lora_B"].abs().max() > 1e-3  # starts at zero: it was trained
 
 
-def test_two_processes_go_on_where_one_stopped(binary_data, small_backbone, tmp_path, monkeypatch):
+def test_two_processes_go_on_where_one_stopped(binary_data, small_backbone, tmp_path, cut_off):
     """Nothing random hangs on a process; and three images over two processes are each scored once."""
     data = tmp_path / "data"
     (data / "train").parent.mkdir()
@@ -124,21 +124,8 @@ def test_two_processes_go_on_where_one_stopped(binary_data, small_backbone, tmp_
                     (binary_data / split / kind / image.name).read_bytes()
                 )
     train_by_one(data, small_backbone, tmp_path / "whole", {})
-
-    class CutOffError(Exception):
-        pass
-
-    real = fit_module._Run._after_step
-
-    def cut(self, done):
-        real(self, done)
-        if done == 2:
-            raise CutOffError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_module._Run, "_after_step", cut)
-        with pytest.raises(CutOffError):
-            train_by_one(data, small_backbone, tmp_path / "run", {})
+    with cut_off(2):
+        train_by_one(data, small_backbone, tmp_path / "run", {})
     train_by_two(data, small_backbone, tmp_path / "run", {}, resume=True)
     same_end(tmp_path / "whole", tmp_path / "run", n_images=3)
 

@@ -159,20 +159,11 @@ def test_finished_run(whole, binary_data, small_backbone):
 
 
 @pytest.fixture
-def cut_run(binary_data, small_backbone, tmp_path, monkeypatch):
+def cut_run(binary_data, small_backbone, tmp_path, cut_off):
     """A run that ended after its first validation."""
     run = config(binary_data, small_backbone, tmp_path / "run")
-    real = fit_module._Run._after_step
-    with monkeypatch.context() as patch:
-
-        def cut(self, done):
-            real(self, done)
-            if done == 3:
-                raise _CutOffError
-
-        patch.setattr(fit_module._Run, "_after_step", cut)
-        with pytest.raises(_CutOffError):
-            fit(run)
+    with cut_off(3):
+        fit(run)
     return run
 
 
@@ -209,20 +200,11 @@ def test_half_written_state_is_not_used(whole, cut_run):
 
 
 @pytest.mark.parametrize("damage", ["cut off", "a bit flipped", "gone"])
-def test_damaged_state_falls_back_to_the_one_before(whole, cut_run, monkeypatch, capsys, damage):
+def test_damaged_state_falls_back_to_the_one_before(whole, cut_run, cut_off, monkeypatch, capsys, damage):
     file = cut_run.out / FILE
     monkeypatch.setattr(fit_module, "_SAVE_SECONDS", 0.0)
-    real = fit_module._Run._after_step
-
-    def cut(self, done):
-        real(self, done)
-        if done == 5:
-            raise _CutOffError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_module._Run, "_after_step", cut)
-        with pytest.raises(_CutOffError):
-            fit(cut_run, resume=True)
+    with cut_off(5):
+        fit(cut_run, resume=True)
     content = bytearray(file.read_bytes())
     content[-1000] ^= 1
     damaged = {"cut off": bytes(content[:-50]), "a bit flipped": bytes(content), "gone": None}[damage]
