@@ -211,6 +211,7 @@ def test_unique_stems():
     "change",
     [
         lambda text: text.replace("mask,split", "mask,hospital").replace(",val\n", ",north\n"),
+        lambda text: text.replace("mask,split", "mask,site").replace(",val\n", ",north\n"),
         lambda text: text.replace("mask,split", "mask,set").replace(",train", ",").replace(",val", ",")
         .replace(",test", ","),
     ],

@@ -110,7 +110,8 @@ def _check_header(file: Path, header: Sequence[str]) -> None:
             hint = f" Did you mean '{near[0]}'? Rename it '{name}'." if near else ""
             raise DataError(f"{file} has no column '{name}'; its first line holds {found}.{hint} {_RULE}")
     for other in header:
-        if other not in (*_NEEDED, *_OPTIONAL) and difflib.get_close_matches(other, _OPTIONAL, n=1):
+        # close enough for 'splits', not for 'site' and 'hospital'
+        if other not in (*_NEEDED, *_OPTIONAL) and difflib.get_close_matches(other, _OPTIONAL, 1, 0.8):
             raise DataError(f"{file} has a column '{other}'. Did you mean 'split'? {_RULE}")
 
 
