@@ -17,6 +17,7 @@ import claims as study_claims  # noqa: E402  # scripts, not a package
 import kept as study_kept  # noqa: E402
 import report as study_report  # noqa: E402
 import run as study_run  # noqa: E402
+import semantics as study_semantics  # noqa: E402
 import verdicts  # noqa: E402
 import yaml  # noqa: E402
 
@@ -166,6 +167,21 @@ def test_runs_of_random_weights_are_not_dropped_for_those_of_another_processor(t
     file.write_text(json.dumps({**json.loads(before), "backbone": "another"}))
     with pytest.raises(SystemExit, match=r"holds runs of other random weights.*move the file away"):
         study_kept.Kept(file, tmp_path / "out", "random:sam-tiny")
+
+
+def test_probes_are_of_runs_that_came_to_their_end(tmp_path, monkeypatch):
+    """A run that was cut off has a best model too."""
+    asked = []
+    monkeypatch.setattr(study_semantics, "train_to_the_end", asked.append)
+    cell = tmp_path / "default-camvid" / "runs" / "lora-seed1"
+    (cell / "run" / "best").mkdir(parents=True)
+    own = study_semantics.trained(tmp_path / "data", "lora", 1, tmp_path, {"max_steps": 7})
+    assert own == tmp_path / "semantics" / "lora-seed1"
+    (config,) = asked
+    assert (config.out, config.method["name"], config.seed, config.max_steps) == (own, "lora", 1, 7)
+    (cell / "result.json").write_text("{}")
+    assert study_semantics.trained(tmp_path / "data", "lora", 1, tmp_path, {}) == cell / "run"
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(("gain", "word"), [(0.02, "supported"), (-0.02, "not supported")])

@@ -19,11 +19,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # what the benchmarks sha
 
 from kept import command, commit
 
-import convlora
 from common import environment
 from convlora.analysis.analyze import analyze
 from convlora.analysis.result import Analysis
 from convlora.backbone.weights import load_sam
+from convlora.comparison.cell import train_to_the_end
+from convlora.config import make_config
 
 HERE = Path(__file__).parent
 FILE = HERE / "results" / "semantics" / "camvid.json"
@@ -31,12 +32,12 @@ FILE = HERE / "results" / "semantics" / "camvid.json"
 
 def trained(data: Path, method: str, seed: int, work: Path, common: dict[str, Any]) -> Path:
     """Run folder of a method and seed."""
-    compared = work / "default-camvid" / "runs" / f"{method}-seed{seed}" / "run"
-    if (compared / "best").is_dir():
-        return compared
+    cell = work / "default-camvid" / "runs" / f"{method}-seed{seed}"
+    if (cell / "result.json").is_file() and (cell / "run" / "best").is_dir():  # finished, and of this machine
+        return cell / "run"
     own = work / "semantics" / f"{method}-seed{seed}"
-    if not (own / "best").is_dir():
-        convlora.train(data, own, method={"name": method}, seed=seed, previews=0, **common)
+    shared = {"data": data, "out": own, "method": method, "seed": seed, "previews": 0}
+    train_to_the_end(make_config({**shared, **common}))
     return own
 
 
@@ -62,7 +63,7 @@ def main() -> None:
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--images", type=int, default=64)
     made.add_argument("--work", type=Path, default=Path("study"))
-    options = made.parse_args()
+    options, ran = made.parse_args(), command(sys.argv)
     common = yaml.safe_load((HERE / "plan.yaml").read_text())["common"]
     common.pop("metrics")
     fingerprint = load_sam(common["backbone"]).fingerprint
@@ -81,7 +82,7 @@ def main() -> None:
                 "method": method,
                 "seed": seed,
                 **summary(found),
-                "made": {"commit": commit(), "command": command(sys.argv), **environment()},
+                "made": {"commit": commit(), "command": ran, **environment()},
             }
             FILE.parent.mkdir(parents=True, exist_ok=True)
             FILE.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")

@@ -47,7 +47,7 @@ def run_cell(folder: Path) -> dict[str, Any]:
     """
     cell = json.loads((folder / CELL).read_text(encoding="utf-8"))
     config = make_config(cell["config"])
-    _train(config)
+    train_to_the_end(config)
     result = {"digest": cell["digest"], **_costs(config.out)}
     validation = json.loads((config.out / "metrics.json").read_text(encoding="utf-8"))["val"]
     result["validation"] = validation
@@ -57,8 +57,8 @@ def run_cell(folder: Path) -> dict[str, Any]:
     return result
 
 
-def _train(config: RunConfig) -> None:
-    """Train, or go on with a run that was cut off."""
+def train_to_the_end(config: RunConfig) -> None:
+    """Train, or go on with a run that was cut off; leave a finished one. sys.argv becomes its command."""
     begun = (config.out / "config.yaml").is_file()
     newest = next((s for s in read_states(config.out) if not s.damage), None) if begun else None
     if newest is not None and json.loads(newest.header["progress"])["finished"]:
