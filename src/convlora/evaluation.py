@@ -46,7 +46,7 @@ _OVERVIEW, _OVERVIEW_ROWS = "_overview.png", 4
 
 
 def new_metrics(classes: tuple[str, ...], saliency: bool = True) -> SegmentationMetrics:
-    """Empty accumulator for these classes; the saliency measures of two classes take four times as long."""
+    """Empty accumulator for these classes; of two, with the saliency measures unless they are not wanted."""
     binary = saliency and len(classes) == 2
     return SegmentationMetrics(classes, list(foreground_ids(classes)), binary=binary)
 

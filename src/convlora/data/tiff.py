@@ -73,7 +73,7 @@ def unread_type(path: Path) -> tuple[str, str] | None:
         kinds = dict.fromkeys(zip(_pad(tags.get(_KIND, 1)), _pad(tags.get(_BITS, 1)), strict=False))
         types = " and ".join(f"{_KINDS.get(kind, 'unknown ')}{bits}" for kind, bits in kinds)
         meaning = _MEANINGS.get(tags.get(_MEANING, 0), f"PhotometricInterpretation {tags.get(_MEANING)}")
-    except Exception:  # no TIFF, or damaged
+    except Exception:  # Pillow raises anything at damaged tags; the file is refused anyway, in general words
         return None
     named = "one band" if bands == 1 else f"{bands} bands"
     fix = _ONE if bands == 1 else _SOME if bands == 2 else _THREE

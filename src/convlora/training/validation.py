@@ -98,7 +98,7 @@ class Validation:
     def _scores(self, step: int) -> dict[str, Any]:
         accelerator, config = self.accelerator, self.config
         predictor = self.make_predictor()
-        # at native size the saliency measures may take longer than the model
+        # measures at native size that would choose nothing are left to `evaluate`
         metrics = new_metrics(self.dataset.classes, saliency=config.metric in SALIENCY_KEYS)
         pairs = self.dataset.splits["val"]
         shown = {pair.stem for pair in pairs[: config.previews]}  # by the process that scores the image
