@@ -234,10 +234,22 @@ def test_dropped_bands_of_masks_are_told(data):
     assert_told(case, told(data))
 
 
+def opaque(rgb):
+    return np.dstack([rgb, np.full_like(rgb[..., 0], 255)])
+
+
 @pytest.mark.parametrize("extra", [1, 2])
-def test_alpha_is_no_dropped_band(data, extra):
-    replace_file(data, PICTURE, lambda rgb: np.dstack([rgb, rgb[..., :1]]), meaning=2, extra=[extra])
+def test_opaque_alpha_is_no_dropped_band(data, extra):
+    replace_file(data, PICTURE, opaque, meaning=2, extra=[extra])
     assert told(data) == []
+
+
+@pytest.mark.parametrize("extra", [1, 2])
+def test_a_band_that_is_marked_as_alpha_is_told(data, extra):
+    """As tifffile marks the fourth band of red, green, blue and near infrared."""
+    replace_file(data, PICTURE, lambda rgb: np.dstack([rgb, rgb[..., :1]]), meaning=2, extra=[extra])
+    case = Case("", None, "image-alpha", "warning", "train_00.tif", "near infrared", "varies from")
+    assert_told(case, told(data))
 
 
 def test_labels_are_read_as_they_were_checked(data):

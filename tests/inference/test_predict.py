@@ -119,6 +119,20 @@ def test_folders_and_files(tmp_path):
         find_images([tmp_path / "empty"])
 
 
+def test_bands_that_are_not_read_are_told(predictor, tmp_path, capsys):
+    """Predicted images need not have been checked: alpha, which may be near infrared, and bands beside it."""
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    (tmp_path / "in").mkdir()
+    for name, alpha in (("a.png", ramp), ("b.png", np.full_like(ramp, 255)), ("c.png", ramp)):
+        Image.fromarray(np.dstack([ramp, ramp, ramp, alpha])).save(tmp_path / "in" / name)
+    Image.fromarray(np.dstack([ramp] * 4), "RGBX").save(tmp_path / "in" / "d.tif")
+    assert predict_files(predictor, [tmp_path / "in"], tmp_path / "out").written == 4
+    said = capsys.readouterr().err
+    assert f"warning: {tmp_path / 'in' / 'a.png'} and 1 more: an alpha channel that varies" in said
+    assert f"warning: {tmp_path / 'in' / 'd.tif'}: more bands than are read, and not alpha." in said
+    assert said.count("near infrared") == said.count("warning") == 2
+
+
 def test_deep_colour_is_told_once(predictor, tmp_path, capsys):
     """Of 12 bits in 16 next to nothing is left, and predicted images need not have been checked."""
     bands = np.full((20, 30, 3), 4000, ">u2")

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from convlora.data import complaints
-from convlora.data.formats import DEEP_COLOUR, UPPER_BITS
+from convlora.data.formats import NOT_READ, UPPER_BITS
 from convlora.data.labels import Label
 from convlora.data.report import Problem, shown
 from convlora.data.scan import ImageFacts, MaskFacts
@@ -20,6 +20,7 @@ def check_formats(images: Mapping[Path, ImageFacts], masks: Mapping[Label, MaskF
         yield from _check_told(image.path, image.told)
         yield from _check_depth(image)
         yield from _check_bands(image)
+        yield from _check_image_alpha(image)
     for mask in masks.values():
         yield from _check_name("mask", mask.path.path)
         yield from _check_told(mask.path, mask.told)
@@ -74,7 +75,7 @@ def _check_depth(image: ImageFacts) -> Iterator[Problem]:
             found = f"{image.odd} of {pixels} pixels are NaN or infinite; they are read as black"
             yield warning("bad-pixels", image.path, found, rule, "Fill them, or export the file again.")
     if image.deep == UPPER_BITS:
-        yield warning("deep-colour", image.path, *DEEP_COLOUR)
+        yield warning("deep-colour", image.path, *NOT_READ["deep-colour"])
 
 
 def _check_bands(facts: ImageFacts | MaskFacts) -> Iterator[Problem]:
@@ -88,12 +89,16 @@ def _check_bands(facts: ImageFacts | MaskFacts) -> Iterator[Problem]:
         )
         fix = "Save the ids alone, as an 8-bit PNG."
     else:
-        found, rule = (
-            f"{bands} than are read, and not alpha",
-            "Of an image grey, or red, green and blue are read.",
-        )
-        fix = "If such a band (near infrared, for example) tells more, save it in place of one that is read."
+        found = f"{bands} than are read, and not alpha"
+        _, rule, fix = NOT_READ["dropped-bands"]
     yield warning("dropped-bands", facts.path, found, rule, fix)
+
+
+def _check_image_alpha(image: ImageFacts) -> Iterator[Problem]:
+    if image.alpha is not None and not image.error:
+        _, rule, fix = NOT_READ["image-alpha"]
+        found = f"its alpha channel varies from {image.alpha[0]} to {image.alpha[1]}, and is not read"
+        yield warning("image-alpha", image.path, found, rule, fix)
 
 
 def _check_reverse(mask: MaskFacts) -> Iterator[Problem]:

@@ -3,15 +3,28 @@
 import numpy as np
 from PIL import Image
 
-from convlora.data.tiff import holds_numbers
+from convlora.data.tiff import dropped_bands, holds_numbers
 
 UPPER_BITS = "upper bits"
-#: What is said of 16-bit colour: found, rule and fix.
-DEEP_COLOUR = (
-    "16 bits a channel, of which only the upper 8 are read",
-    "Colour images have 8 bits a channel; darker ones that use few of the 16 bits become black.",
-    "Scale it to 8 bits a channel and save it as PNG.",
-)
+#: What is said of parts of an image that are not read, by the code of `check`: found, rule and fix.
+NOT_READ = {
+    "deep-colour": (
+        "16 bits a channel, of which only the upper 8 are read",
+        "Colour images have 8 bits a channel; darker ones that use few of the 16 bits become black.",
+        "Scale it to 8 bits a channel and save it as PNG.",
+    ),
+    "dropped-bands": (
+        "more bands than are read, and not alpha",
+        "Of an image grey, or red, green and blue are read.",
+        "If such a band (near infrared, for example) tells more, save it in place of one that is read.",
+    ),
+    "image-alpha": (
+        "an alpha channel that varies, and is not read",
+        "Of an image grey, or red, green and blue are read, under transparent pixels too.",
+        "If it is a band (some programs mark near infrared so) that tells more, save it in place of one that "
+        "is read; if transparent pixels hold no picture, fill them.",
+    ),
+}
 _CHANNELS = 2, 4, 6  # colour types of PNG with several channels
 
 
@@ -38,6 +51,21 @@ def varying_alpha(image: Image.Image) -> tuple[int, int] | None:
     alpha = np.asarray(image.getchannel("A"))
     low, high = int(alpha.min()), int(alpha.max())
     return (low, high) if low != high else None
+
+
+def not_read(image: Image.Image, content: bytes) -> list[str]:
+    """Keys of `NOT_READ` that an image calls for.
+
+    Args:
+        image: decoded picture.
+        content: bytes of the file, the first 32 at least.
+    """
+    found = {
+        "deep-colour": depth(image, content) == UPPER_BITS,
+        "dropped-bands": dropped_bands(image) > 0,
+        "image-alpha": varying_alpha(image) is not None,
+    }
+    return [code for code, is_so in found.items() if is_so]
 
 
 def depth(image: Image.Image, content: bytes) -> str:

@@ -39,6 +39,7 @@ class ImageFacts:
     odd: int = 0  # pixels that are NaN or infinite
     told: tuple[Warning, ...] = ()  # by the decoder
     dropped: int = 0  # bands that are not read, but for alpha
+    alpha: tuple[int, int] | None = None  # smallest and largest, where it varies
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,20 @@ def scan_image(path: Path) -> ImageFacts:
         sample = hashlib.sha256(f"{image.size} {few.mode}".encode() + few.tobytes()).hexdigest()
         size, turned = displayed_size(image), orientation(image)
         odd = int(np.count_nonzero(~np.isfinite(np.asarray(image)))) if image.mode.startswith("F") else 0
-    deep, dropped = depth(image, content), dropped_bands(image)
-    return ImageFacts(path, size, digest, turned, None, sample, blank, deep, odd, tuple(told), dropped)
+    return ImageFacts(
+        path,
+        size,
+        digest,
+        turned,
+        None,
+        sample,
+        blank,
+        depth(image, content),
+        odd,
+        tuple(told),
+        dropped_bands(image),
+        varying_alpha(image),
+    )
 
 
 def hash_pixels(path: Path) -> str:

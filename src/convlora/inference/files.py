@@ -1,7 +1,7 @@
 """Predict files: one PNG of class ids for each image; a bad image does not stop the others."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from convlora.data.formats import DEEP_COLOUR, UPPER_BITS, depth
+from convlora.data.formats import NOT_READ, not_read
 from convlora.data.images import open_image, pixels_of
 from convlora.data.masks import save_mask
 from convlora.errors import ConvLoraError, DisagreementError
@@ -34,7 +34,8 @@ class Outcome:
         skipped: images with nothing left to write.
         failures: image and message of each that could not be predicted.
         stopped: why the work ended early, or "": the images after that were not tried.
-        deep: images with 16-bit colour, of which only the upper bits were read.
+        interrupted: whether that was Ctrl-C.
+        unread: by key of `convlora.data.formats.NOT_READ`, images of which a part was not read.
     """
 
     written: int = 0
@@ -42,7 +43,7 @@ class Outcome:
     failures: list[tuple[Path, str]] = field(default_factory=list)
     stopped: str = ""
     interrupted: bool = False
-    deep: list[Path] = field(default_factory=list)
+    unread: dict[str, list[Path]] = field(default_factory=dict)
 
 
 def predict_files(
@@ -104,7 +105,7 @@ def run_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Outcome:
             outcome.stopped = str(error)
         except KeyboardInterrupt:
             outcome.stopped, outcome.interrupted = "Stopped.", True
-    _warn(outcome.deep)
+    _warn(outcome.unread)
     return outcome
 
 
@@ -117,12 +118,12 @@ class _Result:
     probabilities: np.ndarray | None  # (K, H, W) float16
 
 
-def _warn(deep: Sequence[Path]) -> None:
+def _warn(unread: Mapping[str, Sequence[Path]]) -> None:
     """Tell once what `check` tells of each image: predicted images need not have been checked."""
-    if deep:
-        more = f" and {len(deep) - 1} more" if len(deep) > 1 else ""
-        found, rule, fix = DEEP_COLOUR
-        print(f"warning: {deep[0]}{more}: {found}. {rule} {fix}", file=sys.stderr)
+    for code, images in unread.items():
+        more = f" and {len(images) - 1} more" if len(images) > 1 else ""
+        found, rule, fix = NOT_READ[code]
+        print(f"warning: {images[0]}{more}: {found}. {rule} {fix}", file=sys.stderr)
 
 
 def _read(outcome: Outcome, job: Job) -> np.ndarray | ConvLoraError | None:
@@ -131,8 +132,8 @@ def _read(outcome: Outcome, job: Job) -> np.ndarray | ConvLoraError | None:
     try:
         image = open_image(job.image)
         with job.image.open("rb") as file:
-            if depth(image, file.read(32)) == UPPER_BITS:
-                outcome.deep.append(job.image)
+            for code in not_read(image, file.read(32)):
+                outcome.unread.setdefault(code, []).append(job.image)
         return pixels_of(image)
     except ConvLoraError as error:
         return error
