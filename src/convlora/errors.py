@@ -3,6 +3,7 @@
 ```
 ConvLoraError
 ├── ConfigError        a key or value of the configuration or the command line
+│   └── NoRoomError    one that needs more memory than there is
 ├── DataError          an image, a mask or the layout of a data set
 ├── WeightsError       a backbone or adapter file that does not fit
 ├── TargetError        a method that finds nothing to adapt
@@ -18,6 +19,19 @@ class ConvLoraError(Exception):
 
 class ConfigError(ConvLoraError):
     """A key or value of the configuration is not valid."""
+
+
+class NoRoomError(ConfigError):
+    """Training ran out of memory.
+
+    Args:
+        found: what was tried, as a sentence.
+        fix: what to do in a run of its own, as sentences.
+    """
+
+    def __init__(self, found: str, fix: str) -> None:
+        super().__init__(f"{found} {fix}")
+        self.found = found
 
 
 class DataError(ConvLoraError):

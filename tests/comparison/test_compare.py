@@ -20,6 +20,7 @@ from convlora.comparison.settings import make_settings
 from convlora.data.images import read_image
 from convlora.errors import ConfigError
 from convlora.state_file import read_states
+from convlora.training.out_of_memory import cannot_halve
 
 STEPS = ["--max-steps", "2", "--image-size", "64", "--batch-size", "2", "--set", "previews=0"]
 
@@ -169,6 +170,24 @@ def test_a_failed_run_is_told_and_the_rest_go_on(call, in_process, tmp_path):
     in_process.clear()
     call(*arguments)
     assert len(in_process) == 1  # what failed is tried again
+
+
+def test_a_run_without_memory_is_told_what_a_comparison_can_do(tmp_path, monkeypatch, capsys):
+    """Not what `train` advises: a run of a comparison cannot go on with other options."""
+
+    def run(folder):
+        raise cannot_halve(1, 1, "CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(cell_module, "run_cell", run)
+    monkeypatch.setattr(sys, "argv", ["cell", str(tmp_path)])
+    (tmp_path / "cell.json").write_text('{"digest": "abc"}')
+    with pytest.raises(SystemExit, match="2"):
+        cell_module.main()
+    said = json.loads((tmp_path / "result.json").read_text())["error"]
+    assert said.startswith("Out of memory with 1 image at once (CUDA out of memory. Tried to allocate 2 ")
+    assert "Leave the method out of --methods, or compare anew, in another --out, with --set mic" in said
+    assert "--resume" not in said
+    assert capsys.readouterr().err == f"error: {said}\n"
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,12 @@ def test_says_when_it_does_not_fit_and_what_to_change(binary_data, small_backbon
     text = "\n".join(found.lines())
     assert "100 MiB are free on cpu: does not fit. Try --micro-batch 2, " in text
     assert "--checkpointing, --image-size 32," in text
+    text = "\n".join(dry_run(make_config(values), resume=True).lines())
+    assert "does not fit. Try --micro-batch 2 or --checkpointing, or start a new run in another --out" in text
+    least = {"micro_batch": 1, "checkpointing": True, "method": "decoder-only"}
+    text = "\n".join(dry_run(make_config(values | least), resume=True).lines())
+    assert "does not fit. Start a new run in another --out with " in text
+    assert "--image-size 32 or a smaller --backbone.\n" in text
 
 
 def test_a_preset_needs_no_weights(binary_data, tmp_path):

@@ -71,18 +71,14 @@ def train(
     from convlora.cli.combine import combine
     from convlora.config import check_same, load_config
     from convlora.training.fit import fit
-    from convlora.training.run_folder import run_folder_is_free
+    from convlora.training.run_folder import record_of, run_folder_is_free
 
     if resume and config is not None:
         raise ConfigError(
             f"--resume goes on with the configuration in {out}, so --config {config} has no place. "
             "Leave out one."
         )
-    record = out / "config.yaml"
-    if resume and not record.is_file():
-        raise ConfigError(
-            f"{record} does not exist, so there is no run to resume. Start it without --resume."
-        )
+    record = record_of(out) if resume else None
 
     options: dict[str, Any] = {
         "data": data,
@@ -102,16 +98,16 @@ def train(
         "precision": precision,
         "checkpointing": checkpointing,
     }
-    asked = combine(options, settings or [], record if resume else config)
+    asked = combine(options, settings or [], record or config)
     chosen = asked.config()
-    if resume:
+    if record is not None:
         check_same(chosen, load_config(record), out)
     else:
         run_folder_is_free(out, data)
         for note in asked.notes:
             print(note, file=sys.stderr if as_json else sys.stdout)
     if dry_run:
-        _print_dry_run(chosen, as_json)
+        _print_dry_run(chosen, resume, as_json)
         return
     best = fit(chosen, resume)
     if not PartialState().is_main_process:
@@ -212,10 +208,10 @@ def predict(
         raise typer.Exit(code)
 
 
-def _print_dry_run(chosen: "RunConfig", as_json: bool) -> None:
+def _print_dry_run(chosen: "RunConfig", resume: bool, as_json: bool) -> None:
     from convlora.training.dry_run import dry_run
 
-    found = dry_run(chosen)
+    found = dry_run(chosen, resume)
     print(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(found.lines()))
 
 

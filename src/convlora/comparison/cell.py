@@ -22,7 +22,7 @@ from convlora.config import RunConfig, make_config
 from convlora.data.check import check_dataset
 from convlora.data.layout import Pair
 from convlora.data.splits import read_record
-from convlora.errors import ConvLoraError
+from convlora.errors import ConvLoraError, NoRoomError
 from convlora.evaluation import new_metrics, score_pairs, write_scores
 from convlora.inference.predictor import Prediction, Predictor
 from convlora.output import write_text, write_whole
@@ -117,6 +117,15 @@ def _peak_memory() -> int:
     return peak // (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def _without_room(error: NoRoomError) -> str:
+    """A comparison has one configuration for all its runs, so that none of them can go on with another."""
+    return (
+        f"{error.found} Leave the method out of --methods, or compare anew, in another --out, with "
+        "--set micro_batch=1, --set checkpointing=true, --precision bf16, a smaller --image-size or a "
+        "smaller --backbone."
+    )
+
+
 def main() -> None:
     """Run the cell of the folder that is given; a user's mistake is written to result.json as 'error'."""
     folder = Path(sys.argv[1])
@@ -124,8 +133,9 @@ def main() -> None:
         run_cell(folder)
     except ConvLoraError as error:
         digest = json.loads((folder / CELL).read_text(encoding="utf-8"))["digest"]
-        write_text(folder / RESULT, json.dumps({"digest": digest, "error": str(error)}, indent=2) + "\n")
-        print(f"error: {error}", file=sys.stderr)
+        reason = _without_room(error) if isinstance(error, NoRoomError) else str(error)
+        write_text(folder / RESULT, json.dumps({"digest": digest, "error": reason}, indent=2) + "\n")
+        print(f"error: {reason}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

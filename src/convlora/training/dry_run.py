@@ -49,6 +49,7 @@ class DryRun:
     free_mib: int
     step: StepMemory
     checkpointing: bool = False
+    resumed: bool = False  # then only some options may change
     embeddings_mb: int = 0  # at most so many are kept on disk
     remarks: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -90,18 +91,29 @@ class DryRun:
         return f"embeddings: at most {self.embeddings_mb:,} MB in {cache_folder()}, which may take {limit}"
 
     def _advice(self) -> str:
-        options = []
-        if self.plan.micro_batch > 1:
-            options.append(f"--micro-batch {self.plan.micro_batch // 2}")
-        if self.precision == "fp32" and not slowness(torch.bfloat16, torch.device(self.device)):
-            options.append("--precision bf16")
-        if not self.checkpointing:
-            options.append("--checkpointing")
-        options += [f"--image-size {self.image_size // 2}", "a smaller --backbone", "--method decoder-only"]
-        return f"Try {', '.join(options[:-1])} or {options[-1]}."
+        bf16 = self.precision == "fp32" and not slowness(torch.bfloat16, torch.device(self.device))
+        options = {  # text -> whether there is anything to gain, and whether a resumed run may change it
+            f"--micro-batch {self.plan.micro_batch // 2}": (self.plan.micro_batch > 1, True),
+            "--precision bf16": (bf16, False),
+            "--checkpointing": (not self.checkpointing, True),
+            f"--image-size {self.image_size // 2}": (True, False),
+            "a smaller --backbone": (True, False),
+            "--method decoder-only": (self.method["name"] != "decoder-only", False),
+        }
+        left = {text: may_change for text, (helps, may_change) in options.items() if helps}
+        if not self.resumed:
+            return f"Try {_either(list(left))}."
+        here = [text for text, may_change in left.items() if may_change]
+        first = f"Try {_either(here)}, or start" if here else "Start"
+        anew = _either([text for text in left if text not in here])
+        return f"{first} a new run in another --out with {anew}."
 
 
-def dry_run(config: RunConfig) -> DryRun:
+def _either(options: list[str]) -> str:
+    return " or ".join([", ".join(options[:-1]), options[-1]] if len(options) > 1 else options)
+
+
+def dry_run(config: RunConfig, resume: bool = False) -> DryRun:
     """Check everything that `fit` checks before its first step, and estimate the rest.
 
     The weights of a preset are neither fetched nor read; those of any other backbone are, as its shape is not
@@ -109,6 +121,7 @@ def dry_run(config: RunConfig) -> DryRun:
 
     Args:
         config: the run.
+        resume: whether it would go on with the run in `config.out`.
 
     Raises:
         ConfigError, DataError, WeightsError: as `fit` would.
@@ -148,6 +161,7 @@ def dry_run(config: RunConfig) -> DryRun:
         free_mib=free_bytes(state.device) // MIB,
         step=step,
         checkpointing=config.checkpointing,
+        resumed=resume,
         embeddings_mb=_embeddings_mb(config, dataset, built.image_size, spec)
         if config.keeps_embeddings
         else 0,

@@ -4,7 +4,7 @@ import gc
 
 import torch
 
-from convlora.errors import ConfigError
+from convlora.errors import NoRoomError
 
 
 def release_memory() -> None:
@@ -14,7 +14,7 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def cannot_halve(images: int, processes: int, reason: str, backward: bool = True) -> ConfigError:
+def cannot_halve(images: int, processes: int, reason: str, backward: bool = True) -> NoRoomError:
     """Build the error for a step that cannot be made smaller here.
 
     Args:
@@ -40,7 +40,7 @@ def cannot_halve(images: int, processes: int, reason: str, backward: bool = True
             "smaller --image-size, or a smaller --backbone"
         )
     said = reason.strip().splitlines()[0][:200] if reason.strip() else "no memory"
-    return ConfigError(
-        f"Out of memory with {images} image{'s' if images > 1 else ''} at once ({said}). {advice}. "
-        "`convlora train ... --dry-run` estimates the memory. What the run has saved is kept."
+    return NoRoomError(
+        f"Out of memory with {images} image{'s' if images > 1 else ''} at once ({said}).",
+        f"{advice}. `convlora train ... --dry-run` estimates the memory. What the run has saved is kept.",
     )

@@ -6,7 +6,23 @@ from convlora.adapter_folder import check_no_adapter
 from convlora.errors import ConfigError
 from convlora.output import check_folder
 
+_RECORD = "config.yaml"
 _RUN = ("metrics.jsonl", "metrics.json", "state.safetensors", "best", "last")
+
+
+def record_of(out: Path) -> Path:
+    """The configuration that a run in `out` was started with.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+    record = out / _RECORD
+    if not record.is_file():
+        raise ConfigError(
+            f"{record} does not exist, so there is no run to resume. Start it without --resume "
+            "(in Python resume=)."
+        )
+    return record
 
 
 def run_folder_is_free(out: Path, data: Path | None = None) -> None:
@@ -36,12 +52,12 @@ def run_folder_is_free(out: Path, data: Path | None = None) -> None:
     there = [name for name in _RUN if (out / name).exists()]
     if there:
         raise ConfigError(
-            f"{out} holds a run already ({', '.join(there)}). Go on with it with --resume, "
-            "choose another --out, or delete it."
+            f"{out} holds a run already ({', '.join(there)}). Go on with it with --resume "
+            "(in Python resume=True), choose another --out, or delete it."
         )
     # a run that was stopped before its first step leaves these; a config.yaml alone is the user's
-    if (out / "config.yaml").exists() and not (out / "environment.json").exists():
+    if (out / _RECORD).exists() and not (out / "environment.json").exists():
         raise ConfigError(
-            f"{out / 'config.yaml'} would be overwritten by the record of the run. "
+            f"{out / _RECORD} would be overwritten by the record of the run. "
             "Move it, or choose another --out."
         )
