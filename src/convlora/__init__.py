@@ -10,7 +10,7 @@ from convlora._version import __version__
 
 if TYPE_CHECKING:
     from convlora.adapters import ConvLora, DecoderOnly, Full, Lora
-    from convlora.api import compare, evaluate, load, train
+    from convlora.api import analyze, check, compare, evaluate, load, merge, predict, train
     from convlora.inference.predictor import Predictor
     from convlora.model import Segmenter
 
@@ -21,9 +21,13 @@ _HOMES = {
     "Lora": "adapters",
     "Predictor": "inference.predictor",
     "Segmenter": "model",
+    "analyze": "api",
+    "check": "api",
     "compare": "api",
     "evaluate": "api",
     "load": "api",
+    "merge": "api",
+    "predict": "api",
     "train": "api",
 }
 
@@ -35,9 +39,13 @@ __all__ = [
     "Predictor",
     "Segmenter",
     "__version__",
+    "analyze",
+    "check",
     "compare",
     "evaluate",
     "load",
+    "merge",
+    "predict",
     "train",
 ]
 

@@ -1,29 +1,69 @@
-"""The commands as functions: train, evaluate, compare, load."""
+"""The commands as functions: check, train, evaluate, predict, compare, analyze, merge; and load."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from convlora.analysis.analyze import analyze as run_analysis
+from convlora.analysis.analyze import place_of
+from convlora.analysis.result import Analysis
 from convlora.checkpoint import from_pretrained
 from convlora.comparison.compare import compare as run_comparison
 from convlora.comparison.engines import choose_engine
 from convlora.comparison.settings import make_settings, refuse_of_a_run
-from convlora.config import make_config
-from convlora.errors import ConfigError
+from convlora.config import check_same, load_config, make_config
+from convlora.data.check import Report, check_dataset
+from convlora.errors import ConfigError, ConvLoraError
 from convlora.evaluation import evaluate_run
 from convlora.inference.engine import choose_computing
+from convlora.inference.files import Outcome, run_jobs
+from convlora.inference.jobs import Existing, plan_jobs
 from convlora.inference.predictor import Predictor
 from convlora.inference.tiles import choose_tiles
+from convlora.merging import merge_run
+from convlora.settings import expand_user
 from convlora.training.fit import fit
-from convlora.training.run_folder import run_folder_is_free
+from convlora.training.run_folder import record_of, run_folder_is_free
 
 
-def train(data: str | Path, out: str | Path, **options: Any) -> dict[str, Any]:  # noqa: ANN401  # RunConfig's
+def check(
+    data: str | Path, *, classes: Sequence[str] | None = None, palette: str | Path | None = None
+) -> Report:
+    """Find every problem in a data set; the Python form of `convlora check`.
+
+    Args:
+        data: folder with images and masks; or a .csv, COCO .json or YOLO data.yaml.
+        classes: class names, id 0 first; by default those of the data.
+        palette: colours of the classes, for colour masks.
+
+    Returns:
+        The report: `ok`, `problems`, `statistics`, `to_text()`, `to_json()`. What is wrong in the data is in
+        it, and raises nothing.
+
+    Raises:
+        ConfigError: an argument is not valid.
+    """
+    if isinstance(classes, str):
+        raise ConfigError(f"classes is {classes!r}; it must be a list of names, id 0 first.")
+    return check_dataset(_folder(data, "data"), classes, palette=_optional(palette, "palette"))
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    **options: Any,  # noqa: ANN401  # RunConfig's
+) -> dict[str, Any]:
     """Fine-tune SAM on a data set; the Python form of `convlora train`.
 
     Args:
         data: folder with images and masks; or a .csv, COCO .json or YOLO data.yaml.
-        out: new run folder.
+        out: new run folder; or that of the run to go on with.
+        resume: go on with the run in `out`, to the same weights as if it had not been cut off. Options that
+            are not given are those that it was started with; others than these are refused, but for
+            micro_batch, checkpointing, workers and previews.
         **options: keys of `convlora.config.RunConfig`, such as backbone, epochs, or
             method={"name": "conv-lora", "rank": 8}.
 
@@ -33,9 +73,15 @@ def train(data: str | Path, out: str | Path, **options: Any) -> dict[str, Any]: 
     Raises:
         ConvLoraError: an option, the data or the backbone is not valid; says what to change.
     """
-    config = make_config({"data": data, "out": out, **options})
-    run_folder_is_free(config.out, config.data)
-    return fit(config)
+    asked = {"data": data, "out": out, **options}
+    if resume:
+        record = record_of(_folder(out, "out"))
+        config = load_config(record, asked)
+        check_same(config, load_config(record), config.out)
+    else:
+        config = make_config(asked)
+        run_folder_is_free(config.out, config.data)
+    return fit(config, resume)
 
 
 def compare(
@@ -125,12 +171,11 @@ def evaluate(
     Raises:
         ConvLoraError: an argument, the model or the data is not valid; says what to change.
     """
-    colours = None if palette is None else Path(_path(palette, "palette"))
     return evaluate_run(
         _path(run, "run"),
-        Path(_path(data, "data")),
+        _folder(data, "data"),
         split,
-        palette=colours,
+        palette=_optional(palette, "palette"),
         backbone=_backbone(backbone),
         device=device,
         precision=precision,
@@ -138,6 +183,130 @@ def evaluate(
         tile=tile,
         tile_overlap=tile_overlap,
     )
+
+
+def predict(
+    run: str | Path,
+    images: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    overlay: bool = False,
+    probabilities: bool = False,
+    existing: Existing = "refuse",
+    backbone: str | Path | None = None,
+    device: str | None = None,
+    precision: str = "auto",
+    engine: str = "torch",
+    tile: int | None = None,
+    tile_overlap: int | None = None,
+) -> Outcome:
+    """Write the masks of images as files; the Python form of `convlora predict`.
+
+    `load(run).predict(image)` gives one mask as an array instead.
+
+    Args:
+        run: run folder, adapter folder or hub id.
+        images: an image, a folder of images, or several of both.
+        out: folder for NAME.png, (H, W) uint8 class ids at the image's own size.
+        overlay: also NAME_overlay.png, the mask over the image.
+        probabilities: also NAME_probabilities.npy, (K, H, W) float16.
+        existing: 'refuse' outputs that are there, 'skip' them, or 'overwrite' them.
+        backbone: see `evaluate`, as all that follow.
+        device: see there.
+        precision: see there.
+        engine: see there.
+        tile: see there.
+        tile_overlap: see there.
+
+    Returns:
+        What was written and skipped, and the `failures`: images that cannot be read stop no others, and are
+        told in a warning.
+
+    Raises:
+        ConvLoraError: an argument or the model is not valid, or the work ended early, as on a full disk; what
+            was written is kept, and existing='skip' goes on.
+        KeyboardInterrupt: likewise.
+    """
+    given = [images] if isinstance(images, str | Path) else images
+    inputs = [_folder(path, "images") for path in given]
+    place = _folder(out, "out")
+    jobs = plan_jobs(inputs, place, overlay=overlay, probabilities=probabilities, existing=existing)
+    predictor = load(
+        run,
+        backbone=backbone,
+        device=device,
+        precision=precision,
+        engine=engine,
+        tile=tile,
+        tile_overlap=tile_overlap,
+    )
+    outcome = run_jobs(predictor, jobs)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if outcome.stopped:
+        raise ConvLoraError(f"{outcome.stopped} Go on with the same call and existing='skip'.")
+    if outcome.failures:
+        failed = f"{len(outcome.failures)} of {len(jobs)} images"
+        warnings.warn(f"{failed} could not be predicted: {outcome.failures[0][1]}", stacklevel=2)
+    return outcome
+
+
+def analyze(
+    run: str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    split: str = "test",
+    images: int = 32,
+    palette: str | Path | None = None,
+    backbone: str | Path | None = None,
+    device: str | None = None,
+) -> Analysis:
+    """What tuning did to the encoder; the Python form of `convlora analyze`.
+
+    Args:
+        run: run folder, adapter folder or hub id.
+        data: the data it was trained on, or other data of the same classes.
+        out: folder for the numbers, the pictures and how to read them; by default RUN/analysis.
+        split: whose images are looked at.
+        images: at most so many of a split.
+        palette: colours of the classes, for colour masks.
+        backbone: see `evaluate`.
+        device: see there.
+
+    Returns:
+        Chosen scales, mean attention distances and scores of the linear probe.
+
+    Raises:
+        ConvLoraError: an argument, the model or the data is not valid, or the extra 'analyze' is missing.
+    """
+    return run_analysis(
+        _path(run, "run"),
+        _folder(data, "data"),
+        place_of(_path(run, "run"), _optional(out, "out")),
+        split=split,
+        images=images,
+        palette=_optional(palette, "palette"),
+        backbone=_backbone(backbone),
+        device=device,
+    )
+
+
+def merge(run: str | Path, out: str | Path, *, backbone: str | Path | None = None) -> Path:
+    """Fold lora, ssf, bitfit or full into the backbone's weights; the Python form of `convlora merge`.
+
+    Args:
+        run: run folder, adapter folder or hub id.
+        out: new folder for the merged model.
+        backbone: see `evaluate`.
+
+    Returns:
+        `out`, which `load`, `evaluate` and `predict` take.
+
+    Raises:
+        ConvLoraError: the method has no merged form, or `out` or the model is not valid.
+    """
+    return merge_run(_path(run, "run"), _folder(out, "out"), _backbone(backbone))
 
 
 def load(
@@ -176,7 +345,15 @@ def _backbone(value: str | Path | None) -> str | None:
     return None if value is None else str(_path(value, "backbone"))
 
 
-def _path(value: object, name: str) -> str | Path:
+def _optional(value: str | Path | None, name: str) -> Path | None:
+    return None if value is None else _folder(value, name)
+
+
+def _folder(value: object, name: str) -> Path:
+    return Path(_path(value, name))
+
+
+def _path(value: object, name: str) -> str:
     if isinstance(value, str | Path) and str(value):
-        return value
+        return expand_user(str(value))
     raise ConfigError(f"{name} is {value!r}; it must be a path, as text or pathlib.Path.")

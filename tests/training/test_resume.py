@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
+import convlora
 from convlora.config import make_config
 from convlora.errors import ConfigError, WeightsError
 from convlora.state_file import FILE, PREVIOUS
@@ -318,3 +319,22 @@ def test_full_disk_keeps_the_last_state(cut_run, monkeypatch):
     with pytest.raises(WeightsError, match=r"(?s)cannot be written: .*No space left.*make room"):
         fit(cut_run, resume=True)
     assert (cut_run.out / FILE).read_bytes() == before
+
+
+def test_resumed_in_python(whole, binary_data, small_backbone, tmp_path, monkeypatch, cut_off):
+    """The same call with resume=True, or no option at all; other options are refused."""
+    monkeypatch.setattr(fit_module, "_SAVE_SECONDS", 0.0)
+    asked = config(binary_data, small_backbone, tmp_path / "run").model_dump(exclude_defaults=True)
+    data, out = asked.pop("data"), asked.pop("out")
+    with pytest.raises(ConfigError, match=r"there is no run to resume\. Start it without .* resume="):
+        convlora.train(data, out, resume=True, **asked)
+    with cut_off(2):
+        convlora.train(data, out, **asked)
+    with pytest.raises(ConfigError, match=r"Go on with it with --resume \(in Python resume=True\)"):
+        convlora.train(data, out, **asked)
+    with pytest.raises(ConfigError, match=r"(?s)another configuration:.*lr: .* in the run, 0\.5 now"):
+        convlora.train(data, out, resume=True, lr=0.5)
+    with cut_off(5):
+        convlora.train(data, out, resume=True)
+    convlora.train(str(data), str(out), resume=True, **asked)
+    same_end(whole, out)

@@ -32,6 +32,17 @@ from convlora.output import check_folder, make_folder, write_text
 JSON, README = "analysis.json", "README.md"
 
 
+def place_of(run: str | Path, out: Path | None) -> Path:
+    """Folder of the results: `out`, or RUN/analysis.
+
+    Raises:
+        ConfigError: `out` is not given and `run` is no folder here.
+    """
+    if out is None and not Path(run).is_dir():
+        raise ConfigError(f"{run} is no folder here, so --out must say where the results go.")
+    return out or Path(run) / "analysis"
+
+
 def analyze(
     run: str | Path,
     data: Path,

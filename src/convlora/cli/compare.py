@@ -21,7 +21,6 @@ from convlora.cli.options import (
     Run,
     Settings,
 )
-from convlora.errors import ConfigError
 
 if TYPE_CHECKING:
     from convlora.comparison.outcome import Outcome
@@ -120,12 +119,10 @@ def analyze(
     device: Device = None,
 ) -> None:
     """What tuning did to the encoder: chosen scales, attention distance, linear probe; pictures and text."""
-    from convlora.analysis.analyze import README
+    from convlora.analysis.analyze import README, place_of
     from convlora.analysis.analyze import analyze as run_analysis
 
-    if out is None and not Path(run).is_dir():
-        raise ConfigError(f"{run} is no folder here, so --out must say where the results go.")
-    place = out or Path(run) / "analysis"
+    place = place_of(run, out)
     run_analysis(
         run, data, place, split=split, images=images, palette=palette, backbone=backbone, device=device
     )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from convlora.data.images import EXTENSIONS, is_image
 from convlora.errors import ConfigError, DataError
@@ -51,9 +51,11 @@ def plan_jobs(
 
     Raises:
         DataError: an input does not exist, a folder holds no image, or two outputs would have one name.
-        ConfigError: `out` cannot be written into or is a folder of inputs, or an output is an input or
-            exists.
+        ConfigError: `out` cannot be written into or is a folder of inputs, an output is an input or exists,
+            or `existing` is none of the three.
     """
+    if existing not in get_args(Existing):
+        raise ConfigError(f"existing is {existing!r}; it must be one of {', '.join(get_args(Existing))}.")
     images = find_images(inputs)
     check_folder(out, "--out")
     if any(path.is_dir() and path.resolve() == out.resolve() for path in inputs):

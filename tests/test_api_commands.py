@@ -1,0 +1,126 @@
+"""The commands as functions give what the commands write, and raise where these exit with an error."""
+
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import convlora
+from convlora.errors import ConfigError, ConvLoraError
+from convlora.inference import files as files_module
+from convlora.output import WriteError
+
+
+@pytest.fixture
+def run(binary_data, small_backbone, tmp_path):
+    method = {"name": "lora", "rank": 2}
+    options = {"backbone": str(small_backbone), "max_steps": 1, "image_size": 64, "previews": 0}
+    convlora.train(binary_data, tmp_path / "run", method=method, **options)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def own_data(binary_data, tmp_path):
+    return shutil.copytree(binary_data, tmp_path / "data")
+
+
+def masks(folder):
+    return {file.name: np.array(Image.open(file)) for file in sorted(folder.glob("*.png"))}
+
+
+def test_check_is_the_command(own_data, command):
+    assert convlora.check(own_data).ok
+    (own_data / "train" / "masks" / "train_00.png").unlink()
+    report = convlora.check(str(own_data), classes=["background", "cell"])
+    assert not report.ok
+    code, said, _ = command("check", own_data, "--classes", "background,cell", "--json")
+    assert (code, json.loads(said)) == (1, json.loads(report.to_json()))
+    assert "missing-mask" in {problem.code for problem in report.problems}
+
+
+def test_check_takes_names_one_by_one(binary_data):
+    with pytest.raises(ConfigError, match=r"classes is 'background,cell'; it must be a list of names"):
+        convlora.check(binary_data, classes="background,cell")
+    with pytest.raises(ConfigError, match="palette is ''; it must be a path"):
+        convlora.check(binary_data, palette="")
+
+
+def test_predict_is_the_command(run, binary_data, command, tmp_path):
+    images = binary_data / "test" / "images"
+    outcome = convlora.predict(run, images, tmp_path / "python", overlay=True, probabilities=True)
+    assert (outcome.written, outcome.skipped, outcome.failures) == (4, 0, [])
+    assert command("predict", run, images, "--out", tmp_path / "line", "--overlay")[0] == 0
+    one, other = masks(tmp_path / "python"), masks(tmp_path / "line")
+    assert one.keys() == other.keys()
+    assert len(one) == 8
+    assert all((one[name] == other[name]).all() for name in one)
+    assert len(list((tmp_path / "python").glob("*_probabilities.npy"))) == 4
+
+
+def test_predict_takes_one_image_or_several(run, binary_data, tmp_path, monkeypatch):
+    images = sorted((binary_data / "test" / "images").iterdir())
+    assert convlora.predict(run, str(images[0]), tmp_path / "out").written == 1
+    with pytest.raises(ConfigError, match="exists already"):
+        convlora.predict(run, images[:2], tmp_path / "out")
+    outcome = convlora.predict(run, images[:2], tmp_path / "out", existing="skip", tile=32)
+    assert (outcome.written, outcome.skipped) == (1, 1)
+    with pytest.raises(ConfigError, match="existing is 'keep'; it must be one of refuse, skip, overwrite"):
+        convlora.predict(run, images[:2], tmp_path / "out", existing="keep")
+    with pytest.raises(ConfigError, match="images is 3; it must be a path"):
+        convlora.predict(run, [3], tmp_path / "out")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert convlora.predict("~/run", images[:2], "~/out", existing="overwrite").written == 2
+
+
+def test_images_that_fail_are_told_and_stop_no_others(run, own_data, tmp_path):
+    images = own_data / "test" / "images"
+    (images / "test_00.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"1 of 4 images could not be predicted: .*test_00\.png cannot be"):
+        outcome = convlora.predict(run, images, tmp_path / "out")
+    assert outcome.written == 3
+    assert [path.name for path, _ in outcome.failures] == ["test_00.png"]
+
+
+def test_what_ends_a_prediction_is_raised(run, binary_data, tmp_path, monkeypatch):
+    def full(path, write):
+        raise WriteError("The disk is full.")
+
+    def stopped(path, write):
+        raise KeyboardInterrupt
+
+    images = binary_data / "test" / "images"
+    monkeypatch.setattr(files_module, "write_whole", full)
+    with pytest.raises(ConvLoraError, match=r"The disk is full\. Go on with .* existing='skip'"):
+        convlora.predict(run, images, tmp_path / "out")
+    monkeypatch.setattr(files_module, "write_whole", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        convlora.predict(run, images, tmp_path / "out")
+    monkeypatch.undo()
+    assert convlora.predict(run, images, tmp_path / "out", existing="skip").written == 4
+
+
+def test_merge_gives_the_same_masks(run, binary_data, tmp_path):
+    merged = convlora.merge(str(run), tmp_path / "merged")
+    assert merged == tmp_path / "merged"
+    images = binary_data / "test" / "images"
+    for model, out in ((run, "before"), (merged, "after")):
+        convlora.predict(model, images, tmp_path / out, precision="fp32")
+    before, after = masks(tmp_path / "before"), masks(tmp_path / "after")
+    assert all((before[name] == after[name]).mean() > 0.99 for name in before)  # float32 rounding
+    with pytest.raises(ConfigError, match=r"merged was trained with decoder-only, .* nothing to merge"):
+        convlora.merge(merged, tmp_path / "again")
+
+
+def test_analyze_is_the_command(run, binary_data, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the probe does not converge on so few pixels
+        found = convlora.analyze(run, str(binary_data), images=2)
+    written = json.loads((run / "analysis" / "analysis.json").read_text())
+    assert json.loads(json.dumps(found.to_dict())) == written
+    assert (run / "analysis" / "README.md").is_file()
+    with pytest.raises(ConfigError, match=r"who/what is no folder here, so --out must say"):
+        convlora.analyze("who/what", binary_data)
