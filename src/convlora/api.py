@@ -192,6 +192,7 @@ def predict(
     *,
     overlay: bool = False,
     probabilities: bool = False,
+    geotiff: bool = False,
     existing: Existing = "refuse",
     backbone: str | Path | None = None,
     device: str | None = None,
@@ -210,6 +211,7 @@ def predict(
         out: folder for NAME.png, (H, W) uint8 class ids at the image's own size.
         overlay: also NAME_overlay.png, the mask over the image.
         probabilities: also NAME_probabilities.npy, (K, H, W) float16.
+        geotiff: also NAME.tif, the mask with the georeference of the image (extra 'geo').
         existing: 'refuse' outputs that are there, 'skip' them, or 'overwrite' them.
         backbone: see `evaluate`, as all that follow.
         device: see there.
@@ -230,7 +232,9 @@ def predict(
     given = [images] if isinstance(images, str | Path) else images
     inputs = [_folder(path, "images") for path in given]
     place = _folder(out, "out")
-    jobs = plan_jobs(inputs, place, overlay=overlay, probabilities=probabilities, existing=existing)
+    jobs = plan_jobs(
+        inputs, place, overlay=overlay, probabilities=probabilities, geotiff=geotiff, existing=existing
+    )
     predictor = load(
         run,
         backbone=backbone,

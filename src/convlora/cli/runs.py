@@ -165,6 +165,10 @@ def predict(
         bool,
         typer.Option("--probabilities", help="Also write class probabilities as .npy (K, H, W) float16."),
     ] = False,
+    geotiff: Annotated[
+        bool,
+        typer.Option("--geotiff", help="Also write each mask as GeoTIFF, in its image's place on the map."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over files in --out.")] = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave files in --out, write the missing ones.")
@@ -189,7 +193,9 @@ def predict(
     if overwrite and skip_existing:
         raise ConfigError("--overwrite and --skip-existing are both given. Give one of them.")
     existing: Existing = "overwrite" if overwrite else "skip" if skip_existing else "refuse"
-    jobs = plan_jobs(inputs, out, overlay=overlay, probabilities=probabilities, existing=existing)
+    jobs = plan_jobs(
+        inputs, out, overlay=overlay, probabilities=probabilities, geotiff=geotiff, existing=existing
+    )
     # before the model is loaded, so that mistakes show at once
     slow = choose_computing(engine, device, precision or "auto").warning
     choose_tiles(tile, tile_overlap)

@@ -88,7 +88,7 @@ def decode(values: np.ndarray, encoding: MaskEncoding, path: Path) -> np.ndarray
 def save_mask(path: Path, ids: np.ndarray) -> None:
     """Write class ids (H, W) uint8 as a palette PNG: any viewer shows colours, a program reads the ids."""
     image = Image.fromarray(ids)
-    image.putpalette(_palette())
+    image.putpalette([value for colour in colours() for value in colour])
     image.save(path, format="PNG")
 
 
@@ -139,14 +139,14 @@ def _grey(rgb: np.ndarray, path: Path) -> np.ndarray:
     raise FileError.about(path, found, fix, "colour-mask")
 
 
-def _palette() -> list[int]:
-    """Colours of the ids 0 to 255: black, then the bit-interleaved colours of the Pascal VOC masks."""
-    palette = []
+def colours() -> list[tuple[int, int, int]]:
+    """RGB of the ids 0 to 255: black, then the bit-interleaved colours of the Pascal VOC masks."""
+    found = []
     for label in range(256):
         colour, bits = [0, 0, 0], label
         for shift in range(7, -1, -1):
             for channel in range(3):
                 colour[channel] |= ((bits >> channel) & 1) << shift
             bits >>= 3
-        palette += colour
-    return palette
+        found.append((colour[0], colour[1], colour[2]))
+    return found

@@ -17,6 +17,7 @@ from convlora.data.masks import save_mask
 from convlora.errors import ConvLoraError, DisagreementError
 from convlora.inference.arrays import NpyRows
 from convlora.inference.drawing import overlay as draw
+from convlora.inference.geotiff import check_georeference, save_geotiff
 from convlora.inference.jobs import Existing, Job, plan_jobs
 from convlora.inference.pipeline import one_by_one, overlapped
 from convlora.inference.predictor import Predictor
@@ -53,13 +54,15 @@ def predict_files(
     *,
     overlay: bool = False,
     probabilities: bool = False,
+    geotiff: bool = False,
     existing: Existing = "refuse",
 ) -> Outcome:
     """Predict images and the images in folders.
 
     Writes, for each image, NAME.png: (H, W) uint8 class ids as a palette PNG, at the image's size as a viewer
     shows it (EXIF turn applied). On request NAME_overlay.png, (H, W, 3) uint8, and NAME_probabilities.npy,
-    (K, H, W) float16 that sum to one over the K classes. Each file appears whole or not at all. Memory does
+    (K, H, W) float16 that sum to one over the K classes, and NAME.tif, the class ids with the georeference of
+    the image, if it has one; else that image fails. Each file appears whole or not at all. Memory does
     not grow with the number of images.
 
     Args:
@@ -68,12 +71,15 @@ def predict_files(
         out: folder for the results.
         overlay: also write pictures.
         probabilities: also write probabilities.
+        geotiff: also write GeoTIFFs.
         existing: what to do with outputs that are there.
 
     Raises:
         DataError, ConfigError: before any work; see `plan_jobs`.
     """
-    jobs = plan_jobs(inputs, out, overlay=overlay, probabilities=probabilities, existing=existing)
+    jobs = plan_jobs(
+        inputs, out, overlay=overlay, probabilities=probabilities, geotiff=geotiff, existing=existing
+    )
     return run_jobs(predictor, jobs)
 
 
@@ -134,6 +140,8 @@ def _read(outcome: Outcome, job: Job) -> np.ndarray | ConvLoraError | None:
         with job.image.open("rb") as file:
             for code in not_read(image, file.read(32)):
                 outcome.unread.setdefault(code, []).append(job.image)
+        if job.geotiff is not None:
+            check_georeference(job.image, image, job.place)
         return pixels_of(image)
     except ConvLoraError as error:
         return error
@@ -198,6 +206,9 @@ def _write(job: Job, result: _Result) -> None:
         write_whole(job.overlay, lambda part: picture.save(part, format="PNG", compress_level=1))
     if job.probabilities is not None and probabilities is not None:
         write_whole(job.probabilities, lambda part: _save_array(part, probabilities))
+    if job.geotiff is not None:
+        assert job.place is not None  # else reading the image has failed
+        write_whole(job.geotiff, partial(save_geotiff, ids=ids, place=job.place))
     if job.mask is not None:
         write_whole(job.mask, lambda part: save_mask(part, ids))
 

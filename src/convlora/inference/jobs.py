@@ -1,12 +1,13 @@
 """Which files a prediction reads and writes; all of it is decided, and checked, before any work."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from convlora.data.images import EXTENSIONS, is_image
 from convlora.errors import ConfigError, DataError
+from convlora.inference.geotiff import Georeference, check_rasterio, read_georeferences
 from convlora.output import check_folder, check_new, check_not_inputs, same_name_key
 
 #: What to do where an output is there already.
@@ -21,11 +22,15 @@ class Job:
     mask: Path | None
     overlay: Path | None = None
     probabilities: Path | None = None
+    geotiff: Path | None = None
+    place: Georeference | None = None  # of the image, where a GeoTIFF is wanted and it has one
 
     @property
     def outputs(self) -> list[Path]:
         """The files to write."""
-        return [file for file in (self.mask, self.overlay, self.probabilities) if file is not None]
+        return [
+            file for file in (self.mask, self.overlay, self.probabilities, self.geotiff) if file is not None
+        ]
 
 
 def plan_jobs(
@@ -34,15 +39,17 @@ def plan_jobs(
     *,
     overlay: bool = False,
     probabilities: bool = False,
+    geotiff: bool = False,
     existing: Existing = "refuse",
 ) -> list[Job]:
     """Pair every image with its outputs.
 
     Args:
         inputs: image files and folders (their images are taken, not those of sub-folders).
-        out: folder for NAME.png; NAME_overlay.png and NAME_probabilities.npy on request.
+        out: folder for NAME.png; NAME_overlay.png, NAME_probabilities.npy and NAME.tif on request.
         overlay: also a picture of the mask over the image.
         probabilities: also the class probabilities.
+        geotiff: also the mask with the georeference of the image.
         existing: 'refuse' outputs that are there; 'skip' them, to go on where a prediction was stopped; or
             'overwrite' them. Inputs are never overwritten.
 
@@ -53,24 +60,27 @@ def plan_jobs(
         DataError: an input does not exist, a folder holds no image, or two outputs would have one name.
         ConfigError: `out` cannot be written into or is a folder of inputs, an output is an input or exists,
             or `existing` is none of the three.
+        MissingExtraError: `geotiff` is asked for and rasterio is not installed.
     """
     if existing not in get_args(Existing):
         raise ConfigError(f"existing is {existing!r}; it must be one of {', '.join(get_args(Existing))}.")
+    if geotiff:
+        check_rasterio()
     images = find_images(inputs)
     check_folder(out, "--out")
     if any(path.is_dir() and path.resolve() == out.resolve() for path in inputs):
         raise ConfigError(
             f"--out {out} is a folder of inputs; the masks would be taken for images next time."
         )
-    jobs = [_job(image, out, overlay, probabilities) for image in images]
+    jobs = [_job(image, out, overlay, probabilities, geotiff) for image in images]
     _check_names(jobs)
     check_not_inputs((file for job in jobs for file in job.outputs), images, "--out")
     if existing == "skip":
-        return [_without_existing(job) for job in jobs]
+        jobs = [_without_existing(job) for job in jobs]
     if existing == "refuse":
         fix = "Give another --out, --skip-existing to write the others only, or --overwrite."
         check_new((file for job in jobs for file in job.outputs), fix)
-    return jobs
+    return _placed(jobs) if geotiff else jobs
 
 
 def find_images(inputs: Sequence[Path]) -> list[Path]:
@@ -119,13 +129,19 @@ def _images_in(folder: Path) -> list[Path]:
     raise DataError(f"{folder} holds no image. {readable}")
 
 
-def _job(image: Path, out: Path, overlay: bool, probabilities: bool) -> Job:
+def _job(image: Path, out: Path, overlay: bool, probabilities: bool, geotiff: bool) -> Job:
     return Job(
         image,
         out / f"{image.stem}.png",
         out / f"{image.stem}_overlay.png" if overlay else None,
         out / f"{image.stem}_probabilities.npy" if probabilities else None,
+        out / f"{image.stem}.tif" if geotiff else None,
     )
+
+
+def _placed(jobs: list[Job]) -> list[Job]:
+    places = read_georeferences(job.image for job in jobs if job.geotiff is not None)
+    return [replace(job, place=places.get(job.image)) for job in jobs]
 
 
 def _check_names(jobs: list[Job]) -> None:
@@ -142,7 +158,8 @@ def _check_names(jobs: list[Job]) -> None:
 
 
 def _without_existing(job: Job) -> Job:
-    mask, overlay, probabilities = (
-        None if file is None or file.exists() else file for file in (job.mask, job.overlay, job.probabilities)
+    mask, overlay, probabilities, geotiff = (
+        None if file is None or file.exists() else file
+        for file in (job.mask, job.overlay, job.probabilities, job.geotiff)
     )
-    return Job(job.image, mask, overlay, probabilities)
+    return Job(job.image, mask, overlay, probabilities, geotiff)
