@@ -1,5 +1,6 @@
 """A small backbone and small data sets, made here; no network, one thread for each test process."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from convlora.model import Segmenter
 from small import SMALL, write_shapes
 
 torch.set_num_threads(1)
+
+# run by test_other_device.py, in a process of their own
+collect_ignore = [] if "CONVLORA_RUNS_OF_THE_CPU" in os.environ else ["other_device"]
 
 
 @pytest.fixture(autouse=True)

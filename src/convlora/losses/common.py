@@ -100,9 +100,9 @@ def check_labels(target: Tensor, num_classes: int) -> None:
     """
     if target.numel() == 0:
         return
-    low, high = target.masked_fill(target == IGNORE_INDEX, 0).aminmax()
+    low, high = torch.stack(target.masked_fill(target == IGNORE_INDEX, 0).aminmax()).tolist()
     if low < 0 or high >= num_classes:
-        wrong = int(low) if low < 0 else int(high)
+        wrong = low if low < 0 else high
         raise DataError(
             f"A mask holds the label {wrong}; labels are 0 to {num_classes - 1}, and {IGNORE_INDEX} is "
             "ignored. Correct the masks or the list of classes."

@@ -1,0 +1,15 @@
+"""Registers the device before anything of these tests runs."""
+
+import os
+from pathlib import Path
+
+import pytest
+from device import register
+
+libraries = register()
+
+
+@pytest.fixture(scope="session")
+def runs_of_the_cpu() -> Path:
+    """Folder with the runs of runs.py, made by tests/test_other_device.py."""
+    return Path(os.environ["CONVLORA_RUNS_OF_THE_CPU"])
