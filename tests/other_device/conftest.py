@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
-from device import register
+from device import NAME, register
+
+from convlora.adapters.experts import WITHOUT_FLOAT64
 
 libraries = register()
+WITHOUT_FLOAT64.add(NAME)  # as Apple's GPUs, and stricter than others
 
 
 @pytest.fixture(scope="session")

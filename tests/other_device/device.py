@@ -26,7 +26,9 @@ class Device(Tensor):
 
     @staticmethod
     def __new__(cls, inner):
-        """See `Tensor`."""
+        """See `Tensor`; without float64, as on Apple's GPUs."""
+        if inner.dtype == torch.float64:
+            raise TypeError(f"{NAME} has no float64")
         return Tensor._make_wrapper_subclass(
             cls,
             inner.shape,

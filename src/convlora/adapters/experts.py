@@ -40,6 +40,10 @@ _DIRECT = 2
 """Up to this scale the upsampled map, s^2 values per cell, is smaller than what the down step reads of it."""
 
 
+#: Types of devices on which the fixed maps are computed in float32: they have no float64.
+WITHOUT_FLOAT64 = {"mps"}
+
+
 class MultiScaleExperts(nn.Module):
     """M experts of which each sample uses its own choice.
 
@@ -194,7 +198,7 @@ def resample(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 def bicubic_matrix(out: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Weights of F.interpolate's bicubic (align_corners=False) from `size` cells to `out`: (out, size)."""
-    precise = torch.float32 if device.type == "mps" else torch.float64
+    precise = torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
     rows = torch.arange(out, device=device)
     return upsampling_weights(rows, torch.tensor(out / size, device=device), size, precise).to(dtype)
 
@@ -268,7 +272,7 @@ def build_banks(
         (M, P n, 3 n): at [(p, y), (i, y')] the weight of coarse row y' in fine row p + i - 1 of cell y.
         (M, P, n): the weight of fine row p in cell y. Experts whose scale has the other parity get zeros.
     """
-    precise = torch.float32 if device.type == "mps" else torch.float64
+    precise = torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
     scale = torch.tensor(scales, device=device).view(-1, 1, 1)
     rows = fine_rows(scales, odd, n, device)
     shifted = rows[..., None] + torch.arange(-1, 2, device=device)
