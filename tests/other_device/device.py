@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 
-NAME = "toy"
+NAME = "musa"  # of those that accelerate trains in fp16 on, one that no PyTorch of this machine computes on
 _aten = torch.ops.aten
 _TRANSFERS = {_aten._to_copy.default, _aten.copy_.default}
 _READS = {_aten._local_scalar_dense.default, _aten.nonzero.default, _aten.equal.default}
@@ -26,8 +26,8 @@ class Device(Tensor):
 
     @staticmethod
     def __new__(cls, inner):
-        """See `Tensor`; without float64, as on Apple's GPUs."""
-        if inner.dtype == torch.float64:
+        """See `Tensor`; without float64, as on Apple's GPUs, but for the gradient scaler's one number."""
+        if inner.dtype == torch.float64 and inner.numel() > 1:
             raise TypeError(f"{NAME} has no float64")
         return Tensor._make_wrapper_subclass(
             cls,
@@ -162,6 +162,7 @@ def _autocast(name, lower):
 
 def register():
     """Make the device known to PyTorch, and to accelerate as the one to train on."""
+    from accelerate import accelerator
     from accelerate.state import PartialState
 
     backend_registration._setup_privateuseone_for_python_backend(NAME, _Module())
@@ -178,4 +179,5 @@ def register():
     torch._C._set_only_lift_cpu_tensors(True)
     torch.Generator = _Generator
     PartialState.default_device = property(lambda self: torch.device(NAME))
+    accelerator.get_grad_scaler = lambda *_, **options: torch.amp.GradScaler(NAME, **options)
     return library, others  # what they hold is undone when they are collected

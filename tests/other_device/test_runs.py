@@ -52,17 +52,22 @@ def test_a_training_ends_as_on_the_cpu(name, runs_of_the_cpu, small_backbone, tm
     assert scores[0]["mean_dice_foreground"] == pytest.approx(scores[1]["mean_dice_foreground"], abs=0.01)
 
 
-def test_a_training_in_half_precision(runs_of_the_cpu, small_backbone, tmp_path, request):
-    """With CUDA's casts. The scaled gradients of fp16 are accelerate's, which takes known devices alone."""
-    run = train("conv-lora", tmp_path / "run", small_backbone, request, precision="bf16")
-    losses = [
-        [row["loss"] for row in rows(one) if "loss" in row] for one in (run, runs_of_the_cpu / "conv-lora")
-    ]
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_training_in_half_precision(precision, runs_of_the_cpu, small_backbone, tmp_path, request):
+    """With CUDA's casts, and the scaled gradients of fp16."""
+    run, there = tmp_path / "run", runs_of_the_cpu / "conv-lora"
+    train("conv-lora", run, small_backbone, request, precision=precision)
+    losses = [[row["loss"] for row in rows(one) if "loss" in row] for one in (run, there)]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
     assert losses[0] != losses[1]
+    change = [key for key, value in weights(run).items() if not torch.equal(value, weights(there)[key])]
+    assert change
 
 
-def test_a_run_that_was_cut_off_ends_in_the_same_weights(small_backbone, tmp_path, request, monkeypatch):
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_run_that_was_cut_off_ends_in_the_same_weights(
+    precision, small_backbone, tmp_path, request, monkeypatch
+):
     class CutOffError(Exception):
         pass
 
@@ -73,15 +78,33 @@ def test_a_run_that_was_cut_off_ends_in_the_same_weights(small_backbone, tmp_pat
         if done == 3:
             raise CutOffError
 
-    whole = train("conv-lora", tmp_path / "whole", small_backbone, request)
+    call = partial(train, "conv-lora", backbone=small_backbone, request=request, precision=precision)
+    whole = call(tmp_path / "whole")
     monkeypatch.setattr(fit_module, "_SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(fit_module._Run, "_after_step", cut)
         with pytest.raises(CutOffError):
-            train("conv-lora", tmp_path / "cut", small_backbone, request)
-    cut_off = train("conv-lora", tmp_path / "cut", small_backbone, request, resume=True)
+            call(tmp_path / "cut")
+    cut_off = call(tmp_path / "cut", resume=True)
     one, other = weights(whole), weights(cut_off)
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_gradient_that_overflows_lowers_the_scale(small_backbone, tmp_path, request, monkeypatch):
+    """Scaled gradients beyond fp16 are infinite: the step is left out, the next one is half as large."""
+    scales = []
+    real = fit_module._Run._after_step
+
+    def watch(self, done):
+        if done == 1:  # as if the scale had grown too far
+            self.accelerator.scaler.update(2.0**40)
+        scales.append(self.accelerator.scaler.get_scale())
+        return real(self, done)
+
+    monkeypatch.setattr(fit_module._Run, "_after_step", watch)
+    run = train("conv-lora", tmp_path / "run", small_backbone, request, precision="fp16")
+    assert scales == [2.0**40, 2.0**39, 2.0**38, 2.0**37]
+    assert all(torch.isfinite(value.float()).all() for value in weights(run).values())
 
 
 @pytest.mark.parametrize("tile", [None, 32])

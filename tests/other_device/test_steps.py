@@ -106,7 +106,7 @@ def test_half_precision_as_a_gpu_casts_it(method, options, dtype):
 def test_tensors_of_two_devices_do_not_meet():
     """What the tests above rest on."""
     here, there = torch.ones(2), torch.ones(2).to(device.NAME)
-    with pytest.raises(RuntimeError, match=r"tensors of the CPU, \[\(2,\)\], meet those of toy"):
+    with pytest.raises(RuntimeError, match=r"tensors of the CPU, \[\(2,\)\], meet those of musa"):
         here + there
     with pytest.raises(TypeError, match=r"Use Tensor\.cpu\(\)"):
         there.numpy()
