@@ -103,7 +103,7 @@ class RunConfig(BaseModel):
     seed: int = Field(
         0, ge=0, lt=2**31, description="Start of all random numbers but those of an automatic split."
     )
-    workers: int = Field(0, ge=0, le=64, description="Processes that read images beside the training.")
+    workers: int = Field(0, ge=0, le=64, description="Processes that read images; 0: beside a GPU a thread.")
     metric: str = Field("mean_dice_foreground", description="Validation metric that chooses the best model.")
     eval_every: int | None = Field(
         None,

@@ -38,6 +38,7 @@ from convlora.training.notes import notes, remarks, thin_areas
 from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
 from convlora.training.plan import make_plan
+from convlora.training.prefetch import prefetched
 from convlora.training.prepare import prepare_embeddings
 from convlora.training.processes import check_agreement, check_launch, check_launcher_variables, disconnect
 from convlora.training.report import Reporter
@@ -148,9 +149,11 @@ class _Run:
             loader = make_loader(
                 images, self.plan, config.seed, workers, accelerator.process_index, loop.done
             )
+            # the CPU's own arithmetic would be slowed down; embeddings may be computed while they are read
+            ahead = accelerator.device.type != "cpu" and embeddings is None and not workers
             reporter.begin()
             with on_interrupt(self._interrupt):
-                loop.run(loader, self._after_step)
+                loop.run(prefetched(loader) if ahead else loader, self._after_step)
         return self.progress.best
 
     def _check_agreement(self, state: State | None) -> None:

@@ -3,12 +3,11 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from convlora.errors import ConfigError
 from convlora.inference.predictor import is_out_of_memory
@@ -52,7 +51,7 @@ class Loop:
 
     def run(
         self,
-        loader: DataLoader[dict[str, Tensor]],
+        loader: Iterable[dict[str, Tensor]],
         after_step: Callable[[int], bool],
     ) -> None:
         """Train to the end of the plan, or until `after_step` says to stop.
