@@ -76,7 +76,7 @@ def _run(func, args, kwargs):
         options["device"] = torch.device("cpu")
     inner_args, inner_options = pytree.tree_map(_inner, (args, options))
     found = func(*inner_args, **inner_options)
-    if leaves_here or not isinstance(pytree.tree_leaves(found)[0], Tensor):
+    if leaves_here:
         return found
     if func is _aten.copy_.default and not _is_ours(args[0]):
         return args[0]

@@ -53,7 +53,9 @@ def step(model, place, loss, dtype=None):
     value = make_objective(model, loss)(output, target, range(IMAGES))
     value.backward()
     waits = list(device.waits)
-    gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert all(gradient.device.type == place for gradient in gradients.values())
+    gradients = {name: gradient.cpu() for name, gradient in gradients.items()}
     return value.item(), gradients, waits
 
 
