@@ -44,8 +44,52 @@ def test_check_is_the_command(own_data, command):
 def test_check_takes_names_one_by_one(binary_data):
     with pytest.raises(ConfigError, match=r"classes is 'background,cell'; it must be a list of names"):
         convlora.check(binary_data, classes="background,cell")
+    for wrong in (5, [1, 2], []):
+        with pytest.raises(ConfigError, match=r"classes is .*; it must be a list of names, id 0 first"):
+            convlora.check(binary_data, classes=wrong)
     with pytest.raises(ConfigError, match="palette is ''; it must be a path"):
         convlora.check(binary_data, palette="")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("seeds", "3", "a whole number"),
+        ("seeds", True, "a whole number"),
+        ("first_seed", None, "a whole number"),
+        ("train_sizes", [8, 16], "text, with commas between several, such as '8,16,all'"),
+        ("metrics", ["mean_iou"], "text, with commas"),
+        ("methods", ["lora"], "text, with commas between several, such as 'lora,conv-lora'"),
+        ("tune_lr", "no", "True or False"),
+        ("ray", 5, "the address of a Ray cluster, or 'local'"),
+    ],
+)
+def test_arguments_of_compare_that_no_command_line_can_give(binary_data, tmp_path, name, value, rule):
+    with pytest.raises(ConfigError) as error:
+        convlora.compare(binary_data, tmp_path / "out", **{"methods": "lora", name: value})
+    assert str(error.value).startswith(f"{name} is {value!r}; it must be {rule}")
+
+
+def test_arguments_of_the_others_that_no_command_line_can_give(binary_data, binary_adapter, tmp_path):
+    out = tmp_path / "out"
+    for images in (None, 5, b"x"):
+        with pytest.raises(ConfigError, match=r"images is .*; it must be a path"):
+            convlora.predict(binary_adapter, images, out)
+    with pytest.raises(ConfigError, match=r"images is \[\]; it must be an image, a folder, or a list of at"):
+        convlora.predict(binary_adapter, [], out)
+    with pytest.raises(ConfigError, match="overlay is 'no'; it must be True or False"):
+        convlora.predict(binary_adapter, binary_data, out, overlay="no")
+    with pytest.raises(ConfigError, match="resume is 'no'; it must be True or False"):
+        convlora.train(binary_data, out, resume="no")
+    for images in ("3", True, 2.5, None):
+        with pytest.raises(ConfigError, match=r"images is .*; it must be a whole number, 2 or more"):
+            convlora.analyze(binary_adapter, binary_data, out, images=images)
+    for images in (1, 0, -1):
+        with pytest.raises(ConfigError, match=rf"images is {images}; it must be 2 or more"):
+            convlora.analyze(binary_adapter, binary_data, out, images=images)
+    for function in (convlora.analyze, convlora.evaluate):
+        with pytest.raises(ConfigError, match=r"split is \['test'\]; it must be one of train, val, test"):
+            function(binary_adapter, binary_data, split=["test"])
 
 
 def test_predict_is_the_command(run, binary_data, command, tmp_path):

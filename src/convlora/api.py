@@ -1,7 +1,7 @@
 """The commands as functions: check, train, evaluate, predict, compare, analyze, merge; and load."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from convlora.inference.jobs import Existing, plan_jobs
 from convlora.inference.predictor import Predictor
 from convlora.inference.tiles import choose_tiles
 from convlora.merging import merge_run
-from convlora.settings import expand_user
+from convlora.settings import check_kind, expand_user
 from convlora.training.fit import fit
 from convlora.training.run_folder import record_of, run_folder_is_free
 
@@ -44,9 +44,7 @@ def check(
     Raises:
         ConfigError: an argument is not valid.
     """
-    if isinstance(classes, str):
-        raise ConfigError(f"classes is {classes!r}; it must be a list of names, id 0 first.")
-    return check_dataset(_folder(data, "data"), classes, palette=_optional(palette, "palette"))
+    return check_dataset(_folder(data, "data"), _names(classes), palette=_optional(palette, "palette"))
 
 
 def train(
@@ -73,6 +71,7 @@ def train(
     Raises:
         ConvLoraError: an option, the data or the backbone is not valid; says what to change.
     """
+    check_kind("resume", resume, bool, "True or False")
     asked = {"data": data, "out": out, **options}
     if resume:
         record = record_of(_folder(out, "out"))
@@ -229,8 +228,9 @@ def predict(
             was written is kept, and existing='skip' goes on.
         KeyboardInterrupt: likewise.
     """
-    given = [images] if isinstance(images, str | Path) else images
-    inputs = [_folder(path, "images") for path in given]
+    for name, value in {"overlay": overlay, "probabilities": probabilities}.items():
+        check_kind(name, value, bool, "True or False")
+    inputs = _inputs(images)
     place = _folder(out, "out")
     jobs = plan_jobs(
         inputs, place, overlay=overlay, probabilities=probabilities, geotiff=geotiff, existing=existing
@@ -273,7 +273,7 @@ def analyze(
         data: the data it was trained on, or other data of the same classes.
         out: folder for the numbers, the pictures and how to read them; by default RUN/analysis.
         split: whose images are looked at.
-        images: at most so many of a split.
+        images: at most so many of a split; 2 or more.
         palette: colours of the classes, for colour masks.
         backbone: see `evaluate`.
         device: see there.
@@ -343,6 +343,23 @@ def load(
         warnings.warn(slow, stacklevel=2)
     segmenter = from_pretrained(_path(run, "run"), _backbone(backbone))
     return Predictor(segmenter, device, precision, engine, tile=tile, tile_overlap=tile_overlap)
+
+
+def _names(classes: Sequence[str] | None) -> list[str] | None:
+    if classes is None:
+        return None
+    names = list(classes) if isinstance(classes, Iterable) and not isinstance(classes, str | bytes) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"classes is {classes!r}; it must be a list of names, id 0 first.")
+    return names
+
+
+def _inputs(images: str | Path | Sequence[str | Path]) -> list[Path]:
+    several = isinstance(images, Iterable) and not isinstance(images, str | bytes | Path)
+    inputs = [_folder(path, "images") for path in (images if several else [images])]
+    if not inputs:
+        raise ConfigError(f"images is {images!r}; it must be an image, a folder, or a list of at least one.")
+    return inputs
 
 
 def _backbone(value: str | Path | None) -> str | None:

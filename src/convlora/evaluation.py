@@ -197,8 +197,8 @@ def check_split(split: str) -> None:
     Raises:
         ConfigError: there is none of that name; suggests the nearest.
     """
-    if split not in SPLITS:
-        known = next((name for name, others in SPLITS.items() if split in others), None)
+    if not isinstance(split, str) or split not in SPLITS:  # a list cannot even be looked for
+        known = next((name for name, others in SPLITS.items() if str(split) in others), None)
         near = known or next(iter(difflib.get_close_matches(str(split), SPLITS, n=1)), None)
         hint = f" Did you mean '{near}'?" if near else ""
         raise ConfigError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.{hint}")

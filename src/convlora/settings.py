@@ -45,6 +45,16 @@ def expand_user(path: str) -> str:
     return os.path.expanduser(path)  # noqa: PTH111  # pathlib's fails where there is no such user
 
 
+def check_kind(name: str, value: object, kind: type, rule: str) -> None:
+    """Refuse, of a Python function's arguments, what no command line can give; True is no number.
+
+    Raises:
+        ConfigError: the value is not of this kind.
+    """
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{name} is {value!r}; it must be {rule}.")
+
+
 def did_you_mean(got: object, known: Iterable[str]) -> str:
     """Suggest the nearest valid name, or list all of them."""
     names = sorted(known)

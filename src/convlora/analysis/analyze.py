@@ -28,6 +28,7 @@ from convlora.figures import check_matplotlib
 from convlora.inference.device import choose_device
 from convlora.model import Segmenter
 from convlora.output import check_folder, make_folder, write_text
+from convlora.settings import check_kind
 
 JSON, README = "analysis.json", "README.md"
 
@@ -62,7 +63,7 @@ def analyze(
         data: the data it was trained on, or other data with the same classes.
         out: folder for analysis.json, pictures and README.md.
         split: whose images are looked at, and on which the probe is scored; it is fitted on 'train'.
-        images: at most so many of each split, evenly spaced.
+        images: at most so many of each split, evenly spaced; 2 or more.
         palette: colours of the classes, for colour masks.
         backbone: where the backbone is now, if not where it was in training.
         device: where to compute.
@@ -75,6 +76,9 @@ def analyze(
     check_probe()
     check_matplotlib("convlora analyze", "analyze")
     check_split(split)
+    check_kind("images", images, int, "a whole number, 2 or more")
+    if images < 2:
+        raise ConfigError(f"images is {images}; it must be 2 or more (--images).")
     check_folder(out, "--out")
     folder = find_adapter(run)
     model = from_pretrained(folder, backbone)

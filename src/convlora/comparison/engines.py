@@ -5,6 +5,7 @@ from typing import Any
 
 from convlora.comparison.launch import Engine, Task, one_by_one, run_task
 from convlora.errors import ConfigError, MissingExtraError
+from convlora.settings import check_kind
 
 
 def choose_engine(ray: str | None) -> Engine:
@@ -12,9 +13,12 @@ def choose_engine(ray: str | None) -> Engine:
 
     Raises:
         MissingExtraError: Ray is not installed.
-        ConfigError: the cluster cannot be reached.
+        ConfigError: the cluster cannot be reached, or `ray` is no text.
     """
-    return one_by_one if ray is None else RayEngine(ray)
+    if ray is None:
+        return one_by_one
+    check_kind("ray", ray, str, "the address of a Ray cluster, or 'local'")
+    return RayEngine(ray)
 
 
 class RayEngine:

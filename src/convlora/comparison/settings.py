@@ -10,6 +10,7 @@ from convlora.comparison.entries import parse_methods, parse_train_sizes
 from convlora.errors import ConfigError
 from convlora.evaluation import check_split
 from convlora.output import write_text
+from convlora.settings import check_kind
 
 FILE = "comparison.json"
 #: Learning rates that --tune-lr tries, as factors of the default, in this order; of equal scores the first is
@@ -17,6 +18,11 @@ FILE = "comparison.json"
 FACTORS = (1.0, 3.0, 0.3)
 #: Seed of the runs that choose a learning rate; none of the seeds that are reported.
 TUNING_SEED = 1_000_000
+_EXAMPLES = {
+    "methods": "lora,conv-lora",
+    "train_sizes": "8,16,all",
+    "metrics": "mean_dice_foreground,mean_iou",
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,12 @@ def make_settings(
     Raises:
         ConfigError: an argument is not valid; the data's own limits are checked later.
     """
+    texts = {"methods": methods, "train_sizes": train_sizes, "metrics": metrics}
+    for name, value in texts.items():
+        check_kind(name, value, str, f"text, with commas between several, such as {_EXAMPLES[name]!r}")
+    for name, value in {"seeds": seeds, "first_seed": first_seed}.items():
+        check_kind(name, value, int, "a whole number")
+    check_kind("tune_lr", tune_lr, bool, "True or False")
     labels = [entry.label for entry in parse_methods(methods)]
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
