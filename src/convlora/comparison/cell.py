@@ -29,7 +29,8 @@ from convlora.output import write_text, write_whole
 from convlora.state_file import read_states
 from convlora.training.fit import fit
 
-CELL, RESULT, SAMPLES = "cell.json", "result.json", "samples"
+CELL, RESULT, SAMPLES, PEAK = "cell.json", "result.json", "samples", "peak_memory.json"
+_PEAK = "peak_memory_mib"
 _SAMPLES = 4  # test images whose masks are kept for the picture
 
 
@@ -47,8 +48,8 @@ def run_cell(folder: Path) -> dict[str, Any]:
     """
     cell = json.loads((folder / CELL).read_text(encoding="utf-8"))
     config = make_config(cell["config"])
-    train_to_the_end(config)
-    result = {"digest": cell["digest"], **_costs(config.out)}
+    trained = train_to_the_end(config)
+    result = {"digest": cell["digest"], **_costs(config.out), _PEAK: _peak_of_training(folder, trained)}
     validation = json.loads((config.out / "metrics.json").read_text(encoding="utf-8"))["val"]
     result["validation"] = validation
     if not cell["tuning"]:
@@ -57,15 +58,20 @@ def run_cell(folder: Path) -> dict[str, Any]:
     return result
 
 
-def train_to_the_end(config: RunConfig) -> None:
-    """Train, or go on with a run that was cut off; leave a finished one. sys.argv becomes its command."""
+def train_to_the_end(config: RunConfig) -> bool:
+    """Train, or go on with a run that was cut off; leave a finished one. sys.argv becomes its command.
+
+    Returns:
+        Whether there was something to train.
+    """
     begun = (config.out / "config.yaml").is_file()
     newest = next((s for s in read_states(config.out) if not s.damage), None) if begun else None
     if newest is not None and json.loads(newest.header["progress"])["finished"]:
-        return
+        return False
     # for the record: the command that makes the same run alone
     sys.argv = ["convlora", "train", str(config.data), "--config", str(config.out / "config.yaml")]
     fit(config, resume=begun)
+    return True
 
 
 def _score(config: RunConfig, split: str, samples: Path) -> dict[str, Any]:
@@ -99,10 +105,20 @@ def _costs(run: Path) -> dict[str, Any]:
         "all_parameters": adapter["all_parameters"],
         "step_seconds": statistics.median(seconds[1:] or seconds),  # the first one warms up
         "steps": rows[-1]["step"],
-        "peak_memory_mib": _peak_memory(),
         "adapter_bytes": (run / "best" / "adapter_model.safetensors").stat().st_size,
         "device": json.loads((run / "environment.json").read_text(encoding="utf-8")).get("device"),
     }
+
+
+def _peak_of_training(folder: Path, trained: bool) -> int | None:
+    """Peak of the process that trained, kept: one that was cut off after that goes on with scoring alone."""
+    file = folder / PEAK
+    if trained:
+        write_text(file, json.dumps({_PEAK: _peak_memory()}) + "\n")
+    try:
+        return int(json.loads(file.read_text(encoding="utf-8"))[_PEAK])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _peak_memory() -> int:

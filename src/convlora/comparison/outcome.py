@@ -22,7 +22,7 @@ class Row:
         differences: metric -> paired difference to the reference; None for the reference itself.
         trained_parameters: of all parameters, `all_parameters`.
         step_seconds: mean over seeds of the runs' medians.
-        peak_memory_mib: largest of the runs.
+        peak_memory_mib: largest of the runs; None where no process that trained is known.
         adapter_bytes: size of the file that is shared.
         lr: the learning rate that was chosen, or None for the default.
         failed: runs without a result.
@@ -105,7 +105,7 @@ class Outcome:
             first.get("trained_parameters"),
             first.get("all_parameters"),
             sum(r["step_seconds"] for r in ours.values()) / len(ours) if ours else None,
-            max((r["peak_memory_mib"] for r in ours.values()), default=None),
+            max((peak for r in ours.values() if (peak := r["peak_memory_mib"]) is not None), default=None),
             first.get("adapter_bytes"),
             self.rates.get(entry.label),
             self.settings.seeds - len(ours),
