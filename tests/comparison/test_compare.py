@@ -161,6 +161,33 @@ def test_learning_rates_are_chosen_once(call, in_process, tmp_path):
 def test_a_failed_run_is_told_and_the_rest_go_on(call, in_process, tmp_path):
     arguments = ("--methods", "lora:rank=9999,lora,decoder-only", "--seeds", "1", "--reference", "lora")
     code, text, _ = call(*arguments)
+def test_a_rate_that_was_chosen_from_fewer_runs_is_told(call, in_process, tmp_path, monkeypatch):
+    run = launch.run_task
+
+    def fail(task):
+        if task.cell.lr != 0.003:
+            return run(task)
+        task.write()
+        result = {"digest": task.digest, "error": "killed by signal 9", "log": "log"}
+        (task.folder / "result.json").write_text(json.dumps(result))
+        return result
+
+    monkeypatch.setattr(launch, "run_task", fail)
+    for _ in range(2):  # the second call finds what the first has chosen
+        code, text, _ = call("--methods", "decoder-only", "--seeds", "1", "--tune-lr")
+        assert code == 0
+        markdown = (tmp_path / "out" / "results.md").read_text()
+        assert "from fewer runs\n\n- decoder-only-seed1000000-lr0.003: killed by signal 9" in markdown
+        tuning = json.loads((tmp_path / "out" / "results.json").read_text())["tuning"]
+        assert [("error" in run, run["lr"]) for run in tuning] == [
+            (False, 0.001),
+            (True, 0.003),
+            (False, 3e-4),
+        ]
+        assert tuning[0]["validation"]["mean_iou"] > 0
+    assert "of 2 that were reached" not in text
+
+
     assert code == 1
     assert "FAILED: rank is 9999" in text
     assert "lora:rank=9999 (1 failed)" in text

@@ -9,7 +9,7 @@ from convlora.backbone.presets import EncoderSpec
 from convlora.backbone.weights import load_sam
 from convlora.comparison.charts import draw_charts
 from convlora.comparison.entries import BASELINES, Cell, Entry, make_cells, parse_methods
-from convlora.comparison.launch import Engine, Task, one_by_one, run_tasks
+from convlora.comparison.launch import Engine, Task, one_by_one, read_result, run_tasks
 from convlora.comparison.outcome import Outcome
 from convlora.comparison.report import write_report
 from convlora.comparison.settings import FACTORS, OF_A_RUN, TUNING_SEED, Settings, record_settings
@@ -69,7 +69,7 @@ def compare(
     rates = runner.tune(entries, default_lr) if settings.tune_lr else {}
     cells = make_cells(entries, settings.seed_range, settings.train_sizes, rates)
     results = runner.run(cells)
-    outcome = Outcome(settings, base, dataset, entries, cells, results, rates)
+    outcome = Outcome(settings, base, dataset, entries, cells, results, rates, runner.tuning)
     write_report(outcome, config.out)
     draw_charts(outcome, config.out)
     return outcome
@@ -128,6 +128,7 @@ class _Runner:
         self.engine, self.say = engine, say
 
     def run(self, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+        self.tuning: list[tuple[Cell, dict[str, Any]]] = []
         """Name of each cell -> its result."""
         tasks = [self._task(cell) for cell in cells]
         return {task.cell.name: result for task, result in run_tasks(tasks, self.engine, self.say)}
@@ -141,14 +142,17 @@ class _Runner:
         file = self.out / TUNED
         known = _read_rates(file)
         missing = [entry for entry in entries if entry.label not in known]
-        cells = [
+        every = [
             Cell(entry, TUNING_SEED, lr=factor * defaults[entry.label], tuning=True)
             for factor in FACTORS
             for entry in missing
         ]
         results = self.run(cells)
         for entry in missing:
+        cells = [cell for cell in every if cell.entry in missing]
             scored = {
+        made = ((cell, results.get(cell.name) or read_result(self._task(cell))) for cell in every)
+        self.tuning = [(cell, result) for cell, result in made if result is not None]
                 cell.lr: _validation(results[cell.name], self.base["metric"])
                 for cell in cells
                 if cell.entry == entry
@@ -159,7 +163,8 @@ class _Runner:
                 continue
             best = min if self.base["metric"] in LOWER_IS_BETTER else max
             known[entry.label] = best(reached, key=lambda rate: reached[rate])
-            self.say(f"{entry.label}: learning rate {known[entry.label]:.3g}")
+            fewer = "" if len(reached) == len(FACTORS) else f", of {len(reached)} that were reached"
+            self.say(f"{entry.label}: learning rate {known[entry.label]:.3g}{fewer}")
         write_text(file, json.dumps(known, indent=2) + "\n")
         return known
 

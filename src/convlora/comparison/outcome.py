@@ -1,7 +1,7 @@
 """What a comparison has measured, and its summary by method and number of training images."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -52,6 +52,7 @@ class Outcome:
     cells: list[Cell]
     results: dict[str, dict[str, Any]]
     rates: dict[str, float]
+    tuning: list[tuple[Cell, dict[str, Any]]] = field(default_factory=list)  # runs that chose the rates
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -62,6 +63,11 @@ class Outcome:
     def failures(self) -> list[tuple[Cell, str]]:
         """Runs that failed, and why."""
         return [(c, self.results[c.name]["error"]) for c in self.cells if "error" in self.results[c.name]]
+
+    @property
+    def failed_tuning(self) -> list[tuple[Cell, str]]:
+        """Runs that were to choose a learning rate and failed, and why."""
+        return [(cell, result["error"]) for cell, result in self.tuning if "error" in result]
 
     def good(self, label: str, size: int | None) -> dict[int, dict[str, Any]]:
         """Seed -> result of the runs that ended well."""
@@ -85,6 +91,7 @@ class Outcome:
             },
             "rows": [asdict(row) for row in self.rows],
             "runs": [{**identity(cell), **self.results[cell.name]} for cell in self.cells],
+            "tuning": [{**identity(cell), **result} for cell, result in self.tuning],
         }
 
     def _row(self, entry: Entry, size: int | None) -> Row:

@@ -79,6 +79,12 @@ def _markdown_lines(outcome: Outcome) -> Iterator[str]:
         yield ""
         for cell, reason in outcome.failures:
             yield f"- {cell.name}: {reason.strip().splitlines()[0]}"
+    if outcome.failed_tuning:
+        yield ""
+        yield "## Learning rates that were chosen from fewer runs"
+        yield ""
+        for cell, reason in outcome.failed_tuning:
+            yield f"- {cell.name}: {reason.strip().splitlines()[0]}"
 
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
