@@ -1,6 +1,7 @@
 """A comparison from images to tables: complete, the same twice, gone on with, and honest about failures."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -15,8 +16,10 @@ import convlora
 from convlora.comparison import cell as cell_module
 from convlora.comparison import launch
 from convlora.comparison.cell import run_cell
+from convlora.comparison.compare import compare
 from convlora.comparison.launch import one_by_one, read_result, run_task
 from convlora.comparison.settings import make_settings
+from convlora.config import make_config
 from convlora.data.images import read_image
 from convlora.errors import ConfigError
 from convlora.state_file import read_states
@@ -158,9 +161,6 @@ def test_learning_rates_are_chosen_once(call, in_process, tmp_path):
     assert "learning rate 0.003" in call(*arguments)[1]
 
 
-def test_a_failed_run_is_told_and_the_rest_go_on(call, in_process, tmp_path):
-    arguments = ("--methods", "lora:rank=9999,lora,decoder-only", "--seeds", "1", "--reference", "lora")
-    code, text, _ = call(*arguments)
 def test_a_rate_that_was_chosen_from_fewer_runs_is_told(call, in_process, tmp_path, monkeypatch):
     run = launch.run_task
 
@@ -188,6 +188,9 @@ def test_a_rate_that_was_chosen_from_fewer_runs_is_told(call, in_process, tmp_pa
     assert "of 2 that were reached" not in text
 
 
+def test_a_failed_run_is_told_and_the_rest_go_on(call, in_process, tmp_path):
+    arguments = ("--methods", "lora:rank=9999,lora,decoder-only", "--seeds", "1", "--reference", "lora")
+    code, text, _ = call(*arguments)
     assert code == 1
     assert "FAILED: rank is 9999" in text
     assert "lora:rank=9999 (1 failed)" in text
@@ -316,8 +319,43 @@ def test_a_cell_that_was_cut_off_goes_on(call, in_process, tmp_path, monkeypatch
     (folder / "result.json").unlink()
     monkeypatch.setattr(cell_module, "fit", lambda *_, **__: pytest.fail("the training was finished"))
     monkeypatch.setattr(sys, "argv", ["cell"])
+    monkeypatch.setattr(cell_module, "_peak_memory", lambda: 1)  # of a process that only scores
     again = run_cell(folder)
     assert again["scores"] == whole["scores"]
+    assert again["peak_memory_mib"] == whole["peak_memory_mib"]
+    (folder / "peak_memory.json").unlink()  # killed between the training's end and that file
+    assert run_cell(folder)["peak_memory_mib"] is None
+    code, text, _ = call("--methods", "lora", "--seeds", "1")
+    assert (code, "1 of 1 runs are done already" in text) == (0, True)
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["rows"][0]["peak_memory_mib"] is None
+
+
+def test_a_worker_in_another_folder_on_a_log_that_is_read_meanwhile(
+    in_process, binary_data, small_backbone, tmp_path, monkeypatch
+):
+    """As on a cluster: relative paths are the user's, and standard output is a file."""
+    elsewhere, log = tmp_path / "elsewhere", io.TextIOWrapper(io.BytesIO())
+    elsewhere.mkdir()
+    shutil.copytree(small_backbone, tmp_path / "backbone")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdout", log)
+    told = []
+
+    def engine(todo):
+        for task in todo:
+            told.append(log.buffer.getvalue().decode())
+            with monkeypatch.context() as there:
+                there.chdir(elsewhere)
+                result = launch.run_task(task)
+            yield task, result
+
+    options = {"backbone": "backbone", "max_steps": 1, "image_size": 64, "previews": 0}
+    config = make_config({"data": binary_data, "out": "out", **options})
+    outcome = compare(config, make_settings("decoder-only", 2), engine)
+    assert not outcome.failures
+    assert not list(elsewhere.iterdir())
+    assert (tmp_path / "out" / "runs" / "decoder-only-seed1" / "result.json").is_file()
+    assert "[1/2] decoder-only-seed0" in told[1]
 
 
 def test_from_python(in_process, binary_data, small_backbone, tmp_path):
@@ -346,7 +384,6 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(binary_data, small_backbone, 
     process = subprocess.Popen(command, **pipes)
     log = out / "runs" / "lora-seed0" / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
-    monkeypatch.setattr(cell_module, "_peak_memory", lambda: 1)  # of a process that only scores
     while not (log.exists() and log.read_text().count("\n") > 2) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from convlora.comparison.launch import Engine, Task, one_by_one, read_result, ru
 from convlora.comparison.outcome import Outcome
 from convlora.comparison.report import write_report
 from convlora.comparison.settings import FACTORS, OF_A_RUN, TUNING_SEED, Settings, record_settings
-from convlora.config import RunConfig
+from convlora.config import RunConfig, make_config
 from convlora.data.check import check_dataset
 from convlora.data.layout import DataSet
 from convlora.errors import ConfigError
@@ -27,13 +28,14 @@ from convlora.training.run_folder import run_folder_is_free
 from convlora.training.validation import check_metric
 
 RUNS, TUNED = "runs", "learning_rates.json"
+_say = partial(print, flush=True)  # a log file shows at once how far it is
 
 
 def compare(
     config: RunConfig,
     settings: Settings,
     engine: Engine = one_by_one,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _say,
 ) -> Outcome:
     """Run every method with every seed and number of images that is not done yet, and write the tables.
 
@@ -126,9 +128,9 @@ class _Runner:
     ) -> None:
         self.out, self.settings, self.base = out, settings, base
         self.engine, self.say = engine, say
+        self.tuning: list[tuple[Cell, dict[str, Any]]] = []
 
     def run(self, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
-        self.tuning: list[tuple[Cell, dict[str, Any]]] = []
         """Name of each cell -> its result."""
         tasks = [self._task(cell) for cell in cells]
         return {task.cell.name: result for task, result in run_tasks(tasks, self.engine, self.say)}
@@ -145,14 +147,14 @@ class _Runner:
         every = [
             Cell(entry, TUNING_SEED, lr=factor * defaults[entry.label], tuning=True)
             for factor in FACTORS
-            for entry in missing
+            for entry in entries
         ]
-        results = self.run(cells)
-        for entry in missing:
         cells = [cell for cell in every if cell.entry in missing]
-            scored = {
+        results = self.run(cells)
         made = ((cell, results.get(cell.name) or read_result(self._task(cell))) for cell in every)
         self.tuning = [(cell, result) for cell, result in made if result is not None]
+        for entry in missing:
+            scored = {
                 cell.lr: _validation(results[cell.name], self.base["metric"])
                 for cell in cells
                 if cell.entry == entry
@@ -169,10 +171,12 @@ class _Runner:
         return known
 
     def _task(self, cell: Cell) -> Task:
-        folder = self.out / RUNS / cell.name
+        folder = (self.out / RUNS / cell.name).absolute()  # other machines work in other folders
         config = {**self.base, **cell.config(), "out": str((folder / "run").resolve())}
         config["method"] = preset_method(config["method"], self.base["preset"])
-        return Task(cell, folder, config, self.settings.split)
+        located = make_config(config).located().model_dump(mode="json")
+        places = {key: located[key] for key in ("palette", "backbone")}
+        return Task(cell, folder, config, self.settings.split, places)
 
 
 def _read_rates(file: Path) -> dict[str, float]:

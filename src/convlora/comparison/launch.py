@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +23,7 @@ class Task:
     folder: Path
     config: dict[str, Any]
     split: str
+    places: dict[str, Any] = field(default_factory=dict)  # of `config`, as other working folders need them
 
     @property
     def digest(self) -> str:
@@ -33,7 +34,7 @@ class Task:
     def write(self) -> None:
         """Write cell.json, which `convlora.comparison.cell` reads."""
         content = {
-            "config": self.config,
+            "config": {**self.config, **self.places},
             "digest": self.digest,
             "split": self.split,
             "tuning": self.cell.tuning,
