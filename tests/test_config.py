@@ -16,6 +16,8 @@ def test_round_trip_through_yaml(tmp_path):
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert load_config(tmp_path / "config.yaml") == config
     assert load_config(tmp_path / "config.yaml", {"seed": 5}).seed == 5
+    with pytest.raises(ConfigError, match=r"(?m)^  lr: got -1"):  # the caller's, not the file's
+        load_config(tmp_path / "config.yaml", {"lr": -1})
 
 
 def test_the_default_presets_router():

@@ -270,7 +270,8 @@ def load_config(file: Path, overrides: Mapping[str, Any] | None = None) -> RunCo
     """
     values = read_yaml(file)
     refuse_nulls(values, str(file))
-    return make_config({**values, **(overrides or {})}, dict.fromkeys(map(str, values), str(file)))
+    written = [str(key) for key in values if key not in (overrides or {})]
+    return make_config({**values, **(overrides or {})}, dict.fromkeys(written, str(file)))
 
 
 def refuse_nulls(values: Mapping[str, Any], source: str) -> None:
