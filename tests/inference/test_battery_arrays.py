@@ -7,6 +7,7 @@ from convlora.checkpoint import from_pretrained
 from convlora.errors import ConfigError, DataError
 from convlora.inference.device import choose_device
 from convlora.inference.predictor import Predictor
+from small import write_image
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,13 @@ def test_good_arrays(predictor):
     assert want.std() > 0
     assert predictor.predict(PIXELS.astype(np.float64)).probabilities.equal(want)
     assert predictor.predict(PIXELS[::-1]).probabilities.equal(want)  # a view with a negative stride
+
+
+def test_a_path_in_the_home_folder(predictor, tmp_path, monkeypatch):
+    write_image(tmp_path / "photo.png", (8, 9))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert predictor.predict("~/photo.png").ids.shape == (8, 9)
 
 
 def test_values_that_are_not_finite(binary_adapter):

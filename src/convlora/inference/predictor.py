@@ -16,6 +16,7 @@ from convlora.inference.engine import choose_computing
 from convlora.inference.tiled import Collected, Receive, check_finite, forget, predict_rows
 from convlora.inference.tiles import choose_tiles
 from convlora.model import SegmentationModel
+from convlora.settings import expand_user
 
 
 class Prediction:
@@ -56,7 +57,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _as_pixels(image: str | Path | np.ndarray) -> np.ndarray:
     """RGB (H, W, 3), uint8 or float32 in [0, 1]."""
     if isinstance(image, str | Path):
-        return read_pixels(Path(image))
+        return read_pixels(Path(expand_user(str(image))))
     if not isinstance(image, np.ndarray):
         raise DataError(
             f"The image is a {type(image).__name__}; give a path or a NumPy array, np.asarray(image)."
