@@ -88,6 +88,7 @@ class Comparison:
             run["result"][key]
             for run in self.runs
             if run["method"] == method
+            and run["result"][key] is not None  # memory, of a run that was cut off before it was scored
             and (key == "trained_parameters" or machine(run["made"]["machine"]) == self.yardstick)
         ]
         return fmean(values) if values else None

@@ -228,7 +228,7 @@ def predict(
             was written is kept, and existing='skip' goes on.
         KeyboardInterrupt: likewise.
     """
-    for name, value in {"overlay": overlay, "probabilities": probabilities}.items():
+    for name, value in {"overlay": overlay, "probabilities": probabilities, "geotiff": geotiff}.items():
         check_kind(name, value, bool, "True or False")
     inputs = _inputs(images)
     place = _folder(out, "out")
@@ -355,8 +355,10 @@ def _names(classes: Sequence[str] | None) -> list[str] | None:
 
 
 def _inputs(images: str | Path | Sequence[str | Path]) -> list[Path]:
-    several = isinstance(images, Iterable) and not isinstance(images, str | bytes | Path)
-    inputs = [_folder(path, "images") for path in (images if several else [images])]
+    given: Iterable[object] = [images]
+    if isinstance(images, Iterable) and not isinstance(images, str | bytes | Path):
+        given = images
+    inputs = [_folder(path, "images") for path in given]
     if not inputs:
         raise ConfigError(f"images is {images!r}; it must be an image, a folder, or a list of at least one.")
     return inputs

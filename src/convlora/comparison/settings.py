@@ -80,8 +80,8 @@ def make_settings(
     texts = {"methods": methods, "train_sizes": train_sizes, "metrics": metrics}
     for name, value in texts.items():
         check_kind(name, value, str, f"text, with commas between several, such as {_EXAMPLES[name]!r}")
-    for name, value in {"seeds": seeds, "first_seed": first_seed}.items():
-        check_kind(name, value, int, "a whole number")
+    for name, number in {"seeds": seeds, "first_seed": first_seed}.items():
+        check_kind(name, number, int, "a whole number")
     check_kind("tune_lr", tune_lr, bool, "True or False")
     labels = [entry.label for entry in parse_methods(methods)]
     names = [name.strip() for name in metrics.split(",") if name.strip()]
