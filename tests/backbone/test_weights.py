@@ -171,13 +171,46 @@ class _NotATensor:
         ({"model": {"a": torch.zeros(1)}}, "no plain table of tensors"),
         ({"a": torch.zeros(1)}, "has no tensor 'image_encoder.patch_embed.proj.weight'"),
         ({"a": _NotATensor()}, "cannot be read as tensors"),
+        ({0: torch.zeros(1)}, "no plain table of tensors"),
     ],
-    ids=["training checkpoint", "other model", "pickled object"],
+    ids=["training checkpoint", "other model", "pickled object", "numbered"],
 )
 def test_broken_meta_files(tmp_path, content, message):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=message):
         load_sam(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("image_encoder.pos_embed", (1, 10, 10, 10, 48)),  # of volumes
+        ("image_encoder.patch_embed.proj.weight", ()),
+        ("image_encoder.blocks.0.attn.rel_pos_h", (7, 0)),
+        ("mask_decoder.mask_tokens.weight", (48,)),
+    ],
+)
+def test_meta_file_with_the_axes_of_another_model(meta_file, name, shape):
+    tensors = torch.load(meta_file)
+    assert name in tensors
+    torch.save({**tensors, name: torch.zeros(shape)}, meta_file)
+    with pytest.raises(WeightsError, match=r"sam_small\.pth has the names of a SAM checkpoint, but not its"):
+        load_sam(meta_file)
+
+
+def test_meta_file_without_its_first_block(meta_file):
+    tensors = torch.load(meta_file)
+    torch.save({name: t for name, t in tensors.items() if ".blocks.0." not in name}, meta_file)
+    with pytest.raises(WeightsError, match=r"has no tensor 'image_encoder\.blocks\.0\.attn\.rel_pos_h'"):
+        load_sam(meta_file)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_quantised_weights_are_refused(folder, dtype):
+    name = "vision_encoder.layers.0.attn.qkv.weight"
+    _damage(folder, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
+    with pytest.raises(WeightsError, match=rf"holds {dtype} in 1 tensors, first image_encoder\.blocks\.0"):
+        load_sam(folder)
 
 
 def test_meta_file_that_is_not_there(tmp_path):

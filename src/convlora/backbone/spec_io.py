@@ -167,7 +167,7 @@ def spec_from_tensors(tensors: Mapping[str, Tensor], source: Path) -> SamSpec:
     """Infer the numbers from the shapes in Meta's checkpoint; heads, windows and global blocks included.
 
     Raises:
-        WeightsError: a tensor that the shapes are read from is missing.
+        WeightsError: a tensor that the shapes are read from is missing, or has the axes of another model.
     """
     try:
         return SamSpec(_encoder_from(tensors), _decoder_from(tensors))
@@ -176,13 +176,18 @@ def spec_from_tensors(tensors: Mapping[str, Tensor], source: Path) -> SamSpec:
             f"{source} has no tensor {error}, so it is not a SAM checkpoint with Meta's names. "
             "Give one of Meta's sam_vit_*.pth, or a Hugging Face folder."
         ) from error
+    except (IndexError, ValueError, ZeroDivisionError) as error:  # too few axes, or an empty one
+        raise WeightsError(
+            f"{source} has the names of a SAM checkpoint, but not its shapes ({error}). "
+            "Give one of Meta's sam_vit_*.pth, or a Hugging Face folder."
+        ) from error
 
 
 def _encoder_from(tensors: Mapping[str, Tensor]) -> EncoderSpec:
     patch = tensors["image_encoder.patch_embed.proj.weight"]
     _, grid, _, dim = tensors["image_encoder.pos_embed"].shape
     tables = _numbered(tensors, r"image_encoder\.blocks\.(\d+)\.attn\.rel_pos_h")
-    if not tables:
+    if 0 not in tables:
         raise KeyError("image_encoder.blocks.0.attn.rel_pos_h")
     spans = {number: (table.shape[0] + 1) // 2 for number, table in tables.items()}
     windows = [span for span in spans.values() if span != grid]

@@ -24,6 +24,7 @@ from convlora.weight_files import read_json, read_tensors, refuse_pointer
 
 BUNDLED = Path(__file__).parent / "sam_tiny"
 _CONFIG, _TENSORS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+_PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,9 @@ def _load_meta(file: Path) -> Sam:
             f"{file} cannot be read as tensors ({_first_line(error)}). It is damaged, or not one of Meta's "
             "sam_vit_*.pth; for safety, files that hold anything but tensors are refused."
         ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(t, Tensor) for name, t in tensors.items()
+    ):
         raise WeightsError(
             f"{file} holds no plain table of tensors. It looks like a training checkpoint of another tool; "
             "give one of Meta's sam_vit_*.pth."
@@ -207,6 +210,13 @@ def _assemble(spec: SamSpec, tensors: Mapping[str, Tensor], source: Path) -> Sam
             f"{source} describes a SAM that cannot be built: {_first_line(error)}. Download it again."
         ) from error
     check_tensors(sam.state_dict(), tensors, str(source))
+    quantised = [name for name, t in tensors.items() if t.dtype not in _PRECISIONS]
+    if quantised:
+        raise WeightsError(
+            f"{source} holds {tensors[quantised[0]].dtype} in {len(quantised)} tensors, "
+            f"first {quantised[0]}. Without their scales these are no weights: give the model in "
+            "float32, float16 or bfloat16."
+        )
     broken = [name for name, t in tensors.items() if not t.isfinite().all()]
     if broken:
         raise WeightsError(
