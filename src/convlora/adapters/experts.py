@@ -116,8 +116,9 @@ class MultiScaleExperts(nn.Module):
     def _heavy(self, scales: Iterable[int]) -> bool:
         """Whether experts of these scales, run together, would hold too much for their backward pass.
 
-        In a ViT-B at 1024 px, as the memory model counts, one expert of each parity would hold 139 MiB at
-        rank 32 and 18 MiB at rank 3; all eight scales at most 50 MiB at rank 3.
+        Only the parity counts, so 0 and 1 may stand for even and odd scales. In a ViT-B at 1024 px, as the
+        memory model counts, one expert of each parity would hold 139 MiB at rank 32 and 18 MiB at rank 3; all
+        eight scales at most 50 MiB at rank 3.
         """
         held = self.weight.shape[1] * sum(_HELD[scale % 2] for scale in scales)
         return held > _KEPT and not being_recorded()

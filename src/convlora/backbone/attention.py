@@ -35,7 +35,7 @@ class Attention(nn.Module):
     Args:
         dim: channels C.
         num_heads: heads; d = C / num_heads.
-        grid: positions a side (height, width) that the relative tables are made for.
+        grid: cells a side of the square map that the relative tables are made for.
         qkv_bias: whether the fused q, k, v projection has a bias.
         use_rel_pos: whether relative positions are added.
     """
