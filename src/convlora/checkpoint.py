@@ -28,7 +28,7 @@ from convlora.model import SegmentationModel, Segmenter, SegmenterConfig
 from convlora.output import find_folder, part_of, replace_folder, to_disk, write_utf8
 from convlora.settings import expand_user
 from convlora.unet import UNET, Unet
-from convlora.weight_files import file_digest
+from convlora.weight_files import fetch, file_digest
 
 #: Folder of an adapter folder that holds its own backbone, where a method was merged into it.
 MERGED = "backbone"
@@ -182,16 +182,12 @@ def _compare(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, TENSORS, CARD, f"{MERGED}/*"]))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return fetch(name, [CONFIG, TENSORS, CARD, f"{MERGED}/*"])
+    except OSError as error:
         raise WeightsError(
             f"'{name}' is no folder that exists here, and no adapter could be fetched from the Hugging Face "
-            f"hub under that name:\n  {reason}\nCheck the path; a run folder holds 'best/{CONFIG}'."
+            f"hub under that name:\n  {error}\nCheck the path; a run folder holds 'best/{CONFIG}'."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Reading JSON and safetensors files that may be missing, cut off, or something else under their name."""
+"""JSON and safetensors files, here or on the hub, that may be missing, cut off, or something else."""
 
 import hashlib
 import json
@@ -11,6 +11,32 @@ from torch import Tensor
 from convlora.errors import WeightsError
 
 _LFS, _ZIP, _PICKLE = b"version https://git-lfs", b"PK\x03\x04", b"\x80"
+
+
+def fetch(name: str, patterns: list[str]) -> Path:
+    """Fetch files of a repository on the Hugging Face hub into its cache; offline mode is honoured.
+
+    Args:
+        name: id of the repository, such as `facebook/sam-vit-base`.
+        patterns: names of the files that are wanted, with wildcards.
+
+    Returns:
+        The folder in the cache.
+
+    Raises:
+        OSError: they cannot be fetched; its text is one line.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # a cut connection is an error of the client's HTTP library or of its storage
+        raise OSError(first_line(error)) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def read_json(file: Path, remedy: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from convlora.backbone.initialise import random_sam
 from convlora.backbone.presets import BACKBONES, SAM_TINY
 from convlora.backbone.spec_io import spec_from_config, spec_to_config
 from convlora.backbone.weights import BUNDLED, fingerprint, load_sam, save_sam
+from convlora.checkpoint import from_pretrained
 from convlora.errors import WeightsError
 
 IMAGE = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
@@ -241,6 +242,30 @@ def test_hub_id_reads_the_cache(theirs, folder, monkeypatch):
         "*.safetensors",
         "model.safetensors.index.json",
     }
+
+
+class _LostError(Exception):
+    """As httpx's errors, no OSError."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (_LostError(), "_LostError"),
+        (RuntimeError("Data processing error: CAS service\nmore"), "Data processing error"),
+    ],
+    ids=["http", "storage"],
+)
+@pytest.mark.parametrize("load", [load_sam, from_pretrained])
+def test_connection_lost_in_a_download(monkeypatch, load, raised, told):
+    """What huggingface_hub lets pass from its HTTP library, and from hf_xet."""
+
+    def snapshot_download(name, allow_patterns):
+        raise raised
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(WeightsError, match=rf"(?s)'someone/sam' is no.* hub.*:\n  {told}[^\n]*\nCheck"):
+        load("someone/sam")
 
 
 def test_unknown_preset():

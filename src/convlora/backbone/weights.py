@@ -20,7 +20,7 @@ from convlora.backbone.spec_io import spec_from_config, spec_from_tensors, spec_
 from convlora.errors import WeightsError
 from convlora.output import to_disk, write_text
 from convlora.settings import expand_user
-from convlora.weight_files import read_json, read_tensors, refuse_pointer
+from convlora.weight_files import fetch, first_line, read_json, read_tensors, refuse_pointer
 
 BUNDLED = Path(__file__).parent / "sam_tiny"
 _CONFIG, _TENSORS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -124,16 +124,13 @@ def _preset(name: str) -> SamSpec:
 
 
 def _download(name: str) -> Path:
-    """Fetch a hub repository's configuration and tensors into the cache; offline mode is honoured."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
+    """Fetch a hub repository's configuration and tensors into the cache."""
     try:
-        return Path(snapshot_download(name, allow_patterns=[_CONFIG, "*.safetensors", _INDEX]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        return fetch(name, [_CONFIG, "*.safetensors", _INDEX])
+    except OSError as error:
         raise WeightsError(
             f"The backbone '{name}' is not a preset ({', '.join(BACKBONES)}), a folder or a file that exists "
-            f"here, and it could not be fetched from the Hugging Face hub:\n  {_first_line(error)}\n"
+            f"here, and it could not be fetched from the Hugging Face hub:\n  {error}\n"
             "Check the spelling and the network. On a machine without network, download the folder elsewhere "
             "(config.json and model.safetensors) and give its path."
         ) from error
@@ -188,7 +185,7 @@ def _load_meta(file: Path) -> Sam:
         raise WeightsError(f"{file} does not exist. Give the path of one of Meta's sam_vit_*.pth.") from error
     except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError
         raise WeightsError(
-            f"{file} cannot be read as tensors ({_first_line(error)}). It is damaged, or not one of Meta's "
+            f"{file} cannot be read as tensors ({first_line(error)}). It is damaged, or not one of Meta's "
             "sam_vit_*.pth; for safety, files that hold anything but tensors are refused."
         ) from error
     if not isinstance(tensors, dict) or not all(
@@ -207,7 +204,7 @@ def _assemble(spec: SamSpec, tensors: Mapping[str, Tensor], source: Path) -> Sam
             sam = Sam(spec)
     except (ValueError, RuntimeError, ZeroDivisionError, AssertionError) as error:
         raise WeightsError(
-            f"{source} describes a SAM that cannot be built: {_first_line(error)}. Download it again."
+            f"{source} describes a SAM that cannot be built: {first_line(error)}. Download it again."
         ) from error
     check_tensors(sam.state_dict(), tensors, str(source))
     quantised = [name for name, t in tensors.items() if t.dtype not in _PRECISIONS]
@@ -254,7 +251,3 @@ def check_tensors(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], sourc
 def _some(names: list[str], limit: int = 6) -> str:
     more = f", and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
