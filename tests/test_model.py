@@ -130,6 +130,20 @@ def test_image_size_must_fit_the_patch(small_backbone, size):
 
 
 @pytest.mark.parametrize(
+    ("classes", "options", "message"),
+    [
+        (("a", "b", "a"), {}, "The class 'a' is there twice"),
+        (tuple(map(str, range(256))), {}, "There are 256 classes; at most 255"),
+        (("a", "b"), {"resize": "crop"}, "resize is 'crop'; it must be one of pad, stretch"),
+    ],
+    ids=["twice", "many", "resize"],
+)
+def test_what_no_adapter_folder_could_hold_is_refused(small_backbone, classes, options, message):
+    with pytest.raises(ConfigError, match=message):
+        build(small_backbone, classes, **options)
+
+
+@pytest.mark.parametrize(
     ("classes", "ids"),
     [
         (("no", "yes"), (1,)),

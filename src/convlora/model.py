@@ -20,11 +20,17 @@ from convlora.head import HeadKind, HeadOutput, SegmentationHead
 
 #: How images are brought to the encoder's square: keep the aspect and pad, or stretch (the paper).
 RESIZE_MODES = ("pad", "stretch")
+_MOST_CLASSES = 255  # ids are uint8, and 255 is 'ignore'
 
 
 @dataclass(frozen=True)
 class SegmenterConfig:
-    """All that is needed to build a model again from its backbone: the content of adapter_config.json."""
+    """All that is needed to build a model again from its backbone: the content of adapter_config.json.
+
+    Raises:
+        ConfigError: names of classes repeat or are more than 255, or `resize` is not of `RESIZE_MODES`: a
+            model with them would train, but its adapter folder could not be loaded.
+    """
 
     backbone: str
     classes: tuple[str, ...]
@@ -35,6 +41,15 @@ class SegmenterConfig:
     image_size: int = 1024
     resize: str = "stretch"
     backbone_fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        twice = sorted(name for name in set(self.classes) if self.classes.count(name) > 1)
+        if twice:
+            raise ConfigError(f"The class '{twice[0]}' is there twice. Give every class a name of its own.")
+        if len(self.classes) > _MOST_CLASSES:
+            raise ConfigError(f"There are {len(self.classes)} classes; at most {_MOST_CLASSES} are possible.")
+        if self.resize not in RESIZE_MODES:
+            raise ConfigError(f"resize is '{self.resize}'; it must be one of {', '.join(RESIZE_MODES)}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
@@ -151,7 +166,8 @@ class Segmenter(SegmentationModel):
         """Build a model to be trained.
 
         Args:
-            backbone: what `load_sam` takes, or what it returned.
+            backbone: what `load_sam` takes, or what it returned. That becomes part of the model: load it
+                again for the next one.
             classes: names of the classes, id 0 first; two names make it binary.
             method: name of a method with its default options, or a method such as `ConvLora(rank=8)`.
             head: see `SegmentationHead`; by default binary or per-class.
