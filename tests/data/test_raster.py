@@ -76,6 +76,25 @@ def test_neighbours_neither_overlap_nor_leave_a_gap():
     assert (total == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "left", "right"),
+    [
+        ((14.4, 4.2), (8.8, 3.4), (6.6, 11.8), (12.0, 0.2)),  # through (9.5, 3.5)
+        ((3.2, 12.0), (11.8, 15.0), (2.0, 15.6), (12.0, 2.2)),  # through (7.5, 13.5)
+    ],
+)
+def test_an_edge_is_the_same_in_both_directions(start, end, left, right):
+    """Decimals round: an edge through a pixel's centre must do so alike for both of its polygons."""
+    parts = np.zeros(SIZE, int)
+    for points in ([start, end, left], [end, start, right]):
+        window, inside = fill_polygon(np.array(points), SIZE)
+        parts[window] += inside
+    whole = np.zeros(SIZE, int)
+    window, inside = fill_polygon(np.array([start, left, end, right]), SIZE)
+    whole[window] = inside
+    np.testing.assert_array_equal(parts, whole)
+
+
 @pytest.mark.parametrize("points", [[(30, 2), (40, 2), (35, 9)], [(1, -9), (5, -9), (3, -2)], [(4, 4)] * 3])
 def test_nothing_inside(points):
     assert not fill_polygon(np.array(points, float), SIZE)[1].any()

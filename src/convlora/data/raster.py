@@ -66,9 +66,12 @@ def fill_polygon(points: np.ndarray, size: tuple[int, int]) -> tuple[tuple[slice
     if toggles.shape[0] == 0 or toggles.shape[1] == 1:
         return window, toggles[:, :-1].astype(bool)
 
-    next_x, next_y = np.roll(x, -1), np.roll(y, -1)
-    first = _first_centre(np.minimum(y, next_y)).clip(top, bottom)
-    counts = _first_centre(np.maximum(y, next_y)).clip(top, bottom) - first  # rows that each edge crosses
+    # from the upper end on: a neighbour has the edge in the other direction, and must round as this one does
+    next_x, next_y, upward = np.roll(x, -1), np.roll(y, -1), np.roll(y, -1) < y
+    x, next_x = np.where(upward, next_x, x), np.where(upward, x, next_x)
+    y, next_y = np.minimum(y, next_y), np.maximum(y, next_y)
+    first = _first_centre(y).clip(top, bottom)
+    counts = _first_centre(next_y).clip(top, bottom) - first  # rows that each edge crosses
     edge = np.repeat(np.arange(len(x)), counts)
     row = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts) + first[edge]
     crossing = x[edge] + (row + 0.5 - y[edge]) * (next_x - x)[edge] / (next_y - y)[edge]
