@@ -3,12 +3,15 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from convlora.data.check import check_dataset
-from convlora.data.splits import check_unseen, limit_training, read_record, record_splits
+from convlora.data.labels import read_label
+from convlora.data.splits import check_unseen, limit_training, lost_classes, read_record, record_splits
 from convlora.errors import ConfigError, DataError
-from small import write_image, write_table
+from small import write_image, write_shapes, write_table
 
 
 @pytest.fixture
@@ -165,6 +168,30 @@ def test_a_part_of_the_training_images(data, tmp_path):
     assert limit_training(whole, None, 3) is whole
     with pytest.raises(ConfigError, match=r"train_images is 99, but there are \d+ training images"):
         limit_training(whole, 99, 3)
+
+
+def test_a_class_that_no_kept_image_holds_is_told(tmp_path):
+    """Only the last of four training images has the bar."""
+    root = write_shapes(tmp_path / "data", 3, {"train": 4, "val": 1})
+    for i in range(3):
+        file = root / "train" / "masks" / f"train_{i:02d}.png"
+        mask = np.asarray(Image.open(file))
+        Image.fromarray(np.where(mask == 2, 255, mask)).save(file)
+    whole = check_dataset(root).dataset
+    told, bars = 0, 0
+    for seed in range(8):
+        part = limit_training(whole, 2, seed)
+        assert sum(part.shares.values()) == pytest.approx(1)
+        held = any((read_label(pair.mask, part.encoding) == 2).any() for pair in part.splits["train"])
+        assert (part.shares["bar"] > 0) == held
+        lost = list(lost_classes(whole, part))
+        assert len(lost) == (0 if held else 1)
+        if lost:
+            assert "none of the 2 training images that are kept, of 4, holds 'bar'" in lost[0]
+        told, bars = told + len(lost), bars + held
+    assert told
+    assert bars
+    assert list(lost_classes(whole, limit_training(whole, None, 0))) == []
 
 
 def test_images_that_a_run_left_out_are_not_new(data, tmp_path):

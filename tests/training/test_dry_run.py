@@ -3,8 +3,10 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from convlora.adapters import ConvLora, methods
 from convlora.backbone.presets import BACKBONES
@@ -17,6 +19,7 @@ from convlora.model import Segmenter, SegmenterConfig
 from convlora.presets import LEARNED_ROUTER
 from convlora.training import dry_run as module
 from convlora.training.dry_run import dry_run
+from convlora.training.fit import fit
 from convlora.training.memory import (
     ACTIVATION_FACTORS,
     CPU_OVERHEAD,
@@ -26,7 +29,7 @@ from convlora.training.memory import (
     estimate_peak,
     simulate_step,
 )
-from small import SMALL
+from small import SMALL, write_shapes
 
 
 def segmenter_config(method="conv-lora", size=64, classes=2, head="binary"):
@@ -230,3 +233,23 @@ def test_embeddings_that_will_be_kept_are_told(binary_data, small_backbone, tmp_
     assert (other.embeddings_mb, other.remarks) == (0, [])
     off = dry_run(make_config({**known, "method": "decoder-only", "keep_embeddings": False}))
     assert (off.embeddings_mb, off.remarks) == (0, [])
+
+
+def test_classes_are_those_of_the_images_that_are_kept(small_backbone, tmp_path, capsys):
+    data = write_shapes(tmp_path / "data", 3, {"train": 4, "val": 1})
+    for i in range(3):
+        file = data / "train" / "masks" / f"train_{i:02d}.png"
+        mask = np.asarray(Image.open(file))
+        Image.fromarray(np.where(mask == 2, 0, mask)).save(file)
+    values = {"data": data, "out": tmp_path / "run", "backbone": str(small_backbone), "max_steps": 1}
+    one = {"train_images": 1, "previews": 0, "seed": 0}  # train_02, without the bar
+    found = dry_run(make_config(values | one))
+    assert (found.images["train"], found.class_shares["bar"]) == (1, 0)
+    (warning,) = [line for line in found.warnings if line.startswith("train_images")]
+    assert "none of the 1 training images that are kept, of 4, holds 'bar'" in warning
+    whole = dry_run(make_config(values))
+    assert whole.class_shares["bar"] > 0
+    assert not [line for line in whole.warnings if line.startswith("train_images")]
+    capsys.readouterr()
+    fit(make_config(values | one))
+    assert f"warning: {warning}" in capsys.readouterr().out

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from convlora.data.labels import read_label
 from convlora.data.layout import DataSet, Pair
 from convlora.data.report import Problem
 from convlora.data.source import error, warning
@@ -35,7 +38,7 @@ def limit_training(dataset: DataSet, count: int | None, seed: int) -> DataSet:
     """Keep `count` training images, for curves over their number.
 
     Which ones depends on the seed and their names alone, and of two counts the smaller set is part of the
-    larger one.
+    larger one. The shares of the classes are those of the kept images; their masks are read for it.
 
     Raises:
         ConfigError: there are fewer.
@@ -48,7 +51,28 @@ def limit_training(dataset: DataSet, count: int | None, seed: int) -> DataSet:
     kept = set(sorted((pair.stem for pair in pairs), key=lambda stem: _draw(seed, stem))[:count])
     splits = {**dataset.splits, "train": [pair for pair in pairs if pair.stem in kept]}
     left_out = tuple(pair for pair in pairs if pair.stem not in kept)
-    return dataclasses.replace(dataset, splits=splits, unused=left_out)
+    shares = _shares(splits["train"], dataset)
+    return dataclasses.replace(dataset, splits=splits, unused=left_out, shares=shares)
+
+
+def lost_classes(whole: DataSet, part: DataSet) -> Iterator[str]:
+    """A warning of the classes that no image which `limit_training` kept holds; the check saw all images."""
+    lost = [name for name, share in whole.shares.items() if share > 0 and not part.shares[name]]
+    if lost:
+        yield (
+            f"train_images: none of the {len(part.splits['train'])} training images that are kept, of "
+            f"{len(whole.splits['train'])}, holds {', '.join(map(repr, lost))}. A class without pixels is "
+            "not learnt. Raise train_images, or draw others with another seed."
+        )
+
+
+def _shares(pairs: Sequence[Pair], dataset: DataSet) -> dict[str, float]:
+    """Share of each class in the labelled pixels."""
+    counts = np.zeros(256, np.int64)
+    for pair in pairs:
+        counts += np.bincount(read_label(pair.mask, dataset.encoding).ravel(), minlength=256)
+    counts = counts[: len(dataset.classes)]
+    return dict(zip(dataset.classes, (counts / max(1, counts.sum())).tolist(), strict=True))
 
 
 def _draw(seed: int, stem: str) -> str:

@@ -15,7 +15,7 @@ from convlora.config import RunConfig
 from convlora.data.check import check_dataset
 from convlora.data.dataset import bytes_kept
 from convlora.data.layout import DataSet
-from convlora.data.splits import limit_training
+from convlora.data.splits import limit_training, lost_classes
 from convlora.embedding_store import cache_folder, cache_limit
 from convlora.errors import ConfigError
 from convlora.inference.device import slowness, training_dtype
@@ -169,7 +169,11 @@ def dry_run(config: RunConfig, resume: bool = False) -> DryRun:
             *remarks(config),
             *thin_areas(dataset, built.image_size, built.resize, spec.encoder.patch_size),
         ],
-        warnings=[*map(str, report.warnings), *([slow] if slow else [])],
+        warnings=[
+            *map(str, report.warnings),
+            *lost_classes(report.dataset, dataset),
+            *([slow] if slow else []),
+        ],
     )
 
 

@@ -21,7 +21,7 @@ from convlora.data.dataset import SegmentationDataset
 from convlora.data.layout import DataSet
 from convlora.data.progress import show_progress
 from convlora.data.splits import FILE as RECORD
-from convlora.data.splits import limit_training, read_record, record_splits
+from convlora.data.splits import limit_training, lost_classes, read_record, record_splits
 from convlora.embedding_store import EmbeddingStore, cache_folder, cache_limit
 from convlora.errors import ConfigError
 from convlora.frozen import hold_frozen_in
@@ -87,7 +87,8 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
     check_launch(accelerator)
     set_seed(config.seed, device_specific=True)
     slow = slowness(dtype, accelerator.device)
-    warnings = [*map(str, report.warnings), *notes(config, dataset.classes), *([slow] if slow else [])]
+    lost = lost_classes(report.dataset, dataset)
+    warnings = [*map(str, report.warnings), *lost, *notes(config, dataset.classes), *([slow] if slow else [])]
     best = _Run(config, dataset, accelerator, warnings).train(resume)
     disconnect(accelerator)
     return best
