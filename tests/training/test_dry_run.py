@@ -1,6 +1,7 @@
 """What --dry-run says, and the bytes it counts against those of a real step."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -13,6 +14,8 @@ from convlora.backbone.presets import BACKBONES
 from convlora.backbone.sam import Sam
 from convlora.cli import main
 from convlora.config import make_config
+from convlora.data.check import check_dataset
+from convlora.data.splits import record_splits
 from convlora.embedding_store import cache_folder
 from convlora.errors import ConfigError, DataError
 from convlora.model import Segmenter, SegmenterConfig
@@ -29,7 +32,7 @@ from convlora.training.memory import (
     estimate_peak,
     simulate_step,
 )
-from small import SMALL, write_shapes
+from small import SMALL, write_image, write_shapes, write_table
 
 
 def segmenter_config(method="conv-lora", size=64, classes=2, head="binary"):
@@ -253,3 +256,21 @@ def test_classes_are_those_of_the_images_that_are_kept(small_backbone, tmp_path,
     capsys.readouterr()
     fit(make_config(values | one))
     assert f"warning: {warning}" in capsys.readouterr().out
+
+
+def test_what_is_resumed_has_the_splits_of_the_run(small_backbone, tmp_path):
+    """Images that have come since are in no split, so they change neither images nor steps."""
+    data = write_table(tmp_path / "data", split=False, count=4)
+    config = make_config({"data": data, "out": tmp_path / "run", "backbone": str(small_backbone)})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "split.json").write_text(record_splits(check_dataset(data).dataset))
+    before = dry_run(config)
+    for i in range(8):
+        write_image(data / "pictures" / f"new{i}.png", seed=9)
+        shutil.copy(data / "truth" / "train0_mask.png", data / "truth" / f"new{i}_mask.png")
+        with (data / "data.csv").open("a") as file:
+            file.write(f"pictures/new{i}.png,truth/new{i}_mask.png\n")
+    found = dry_run(config, resume=True)
+    assert (found.images, found.plan) == (before.images, before.plan)
+    assert any("8 images have come since the run" in line for line in found.warnings)
+    assert dry_run(config).images["train"] > before.images["train"]

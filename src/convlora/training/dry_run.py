@@ -15,7 +15,7 @@ from convlora.config import RunConfig
 from convlora.data.check import check_dataset
 from convlora.data.dataset import bytes_kept
 from convlora.data.layout import DataSet
-from convlora.data.splits import limit_training, lost_classes
+from convlora.data.splits import limit_training, lost_classes, read_record
 from convlora.embedding_store import cache_folder, cache_limit
 from convlora.errors import ConfigError
 from convlora.inference.device import slowness, training_dtype
@@ -129,7 +129,8 @@ def dry_run(config: RunConfig, resume: bool = False) -> DryRun:
     if config.backbone == UNET:
         raise ConfigError("--dry-run covers SAM's backbones, not 'unet'. Leave it out.")
     check_launcher_variables()
-    report = check_dataset(config.data, classes=config.classes, palette=config.palette)
+    record = read_record(config.out) if resume else None
+    report = check_dataset(config.data, classes=config.classes, palette=config.palette, record=record)
     report.raise_if_errors()
     dataset = limit_training(report.dataset, config.train_images, config.seed)
     check_metric(config.metric, dataset.classes)
