@@ -47,6 +47,14 @@ def test_without_splits(tmp_path):
     assert check_dataset(root, split_seed=1).dataset.splits != report.dataset.splits
 
 
+def noted(text, lines):
+    """The table with a column of notes, in these lines `"5 inch`."""
+    return "\n".join(
+        line + (',"5 inch' if number in lines else ",note")
+        for number, line in enumerate(text.splitlines(), 1)
+    )
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -58,6 +66,7 @@ def test_without_splits(tmp_path):
         lambda text: text.replace("train\n", "training\n").replace("val\n", "Valid\n"),
         lambda text: text.replace("pictures/train0.png", '"pictures/train0.png"').replace("\n", "\n\n"),
         lambda text: "\n".join(f"{line},note" for line in text.splitlines()),
+        lambda text: "\n".join(f'{line},"5"" and\ntwo lines",5" bare' for line in text.splitlines()),
     ],
 )
 def test_forms_that_programs_write(data, change):
@@ -113,6 +122,12 @@ def test_fingerprint_follows_the_labels(data):
         (lambda t: "", "is empty. A table has the columns image, mask"),
         (lambda t: "image,mask\n", "has no row below its header"),
         (lambda t: "image,mask\n" + "a" * 140_000, "line 2 is not valid CSV: field larger"),
+        # a quote that is not closed swallows rows: to the end, or to the next such quote
+        (
+            lambda t: noted(t, {4}),
+            r"line \d+ is not valid CSV: unexpected end of data. The row begins at line 4 or below. A cell",
+        ),
+        (lambda t: noted(t, {4, 7}), r"line 7 is not valid CSV: ',' expected .* begins at line 4 or below"),
     ],
 )
 def test_tables_that_cannot_be_read(data, change, message):

@@ -68,14 +68,19 @@ def _parse(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         ) from problem
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)  # Excel writes ';' in many countries
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    # strict: else a quote that nobody closes, as of inches, swallows the rows below it without a word
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     records: list[tuple[int, list[str]]] = []
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 records.append((reader.line_num, [cell.strip() for cell in cells]))
     except csv.Error as problem:
-        raise DataError(f"{file}, line {reader.line_num} is not valid CSV: {problem}.") from problem
+        start = records[-1][0] + 1 if records else 1
+        raise DataError(
+            f"{file}, line {reader.line_num} is not valid CSV: {problem}. The row begins at line {start} or "
+            "below. A cell that begins with a quote must end with one; double the quotes within it."
+        ) from problem
     if not records:
         raise DataError(f"{file} is empty. {_RULE}")
     header = [cell.lower() for cell in records[0][1]]
