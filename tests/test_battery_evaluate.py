@@ -175,7 +175,13 @@ def test_keys_are_those_of_the_documentation(binary_adapter, data):
     """docs/data.md, Scores: the keys of a score file are a promise."""
     text = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`([a-z_]+(?:/NAME)?)`", text.split("## Scores")[1].split("\n\n")[2]))
-    scores = set(convlora.evaluate(binary_adapter, data)) - {"n_images", "split", "checkpoint", "engine"}
+    scores = set(convlora.evaluate(binary_adapter, data)) - {
+        "n_images",
+        "split",
+        "data",
+        "checkpoint",
+        "engine",
+    }
     flat = {re.sub("/.*", "/NAME", key.removeprefix("image_")) for key in scores}
     assert flat == documented - {"image_"}
     assert len(flat) > 10

@@ -122,6 +122,7 @@ def test_train_evaluate_predict(run, three_class_data, small_backbone, tmp_path)
     assert scores["n_images"] == 4
     assert scores["split"] == "test"
     assert scores["checkpoint"] == str(out / "best")
+    assert scores["data"] == str(three_class_data)
     flat = {
         "mean_dice_foreground",
         "mean_iou",

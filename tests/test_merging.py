@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.utils import filter_repo_objects
 from transformers import SamModel
 
-from convlora.adapters import trainable_parameters
+from convlora.adapters import merge, trainable_parameters
 from convlora.backbone.weights import load_sam
 from convlora.checkpoint import find_adapter, from_pretrained, save_pretrained
 from convlora.data.images import read_image
@@ -92,6 +92,17 @@ def test_methods_that_cannot_be_merged(small_backbone, tmp_path, method, message
     with pytest.raises(ConfigError, match=message):
         merge_run(source, tmp_path / "merged")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_weights_that_a_prediction_has_rounded_are_not_merged(small_backbone, tmp_path, precision):
+    model = from_pretrained(save(small_backbone, tmp_path / "adapter", "lora"))
+    Predictor(model, "cpu", precision)
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    held = {"bf16": "bfloat16", "fp16": "float16"}[precision]
+    with pytest.raises(ConfigError, match=rf"is held in {held} since .*Load the model again, and merge it"):
+        merge(model.encoder)
+    assert all(torch.equal(value, before[name]) for name, value in model.encoder.state_dict().items())
 
 
 def test_a_unet_has_nothing_to_merge(tmp_path):

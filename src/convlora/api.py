@@ -165,7 +165,7 @@ def evaluate(
         tile_overlap: pixels over which tiles fade into each other, by default a quarter of `tile`.
 
     Returns:
-        Flat scores (docs/data.md), with 'split', 'checkpoint', 'engine' and 'n_images'.
+        Flat scores (docs/data.md), with 'split', 'data', 'checkpoint', 'engine' and 'n_images'.
 
     Raises:
         ConvLoraError: an argument, the model or the data is not valid; says what to change.

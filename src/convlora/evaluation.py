@@ -88,7 +88,7 @@ def evaluate_run(
         warn: is told the data's warnings; by default they go to standard error.
 
     Returns:
-        Flat scores with 'split', 'checkpoint', 'engine' and 'n_images'; with tiles also 'tile' and
+        Flat scores with 'split', 'data', 'checkpoint', 'engine' and 'n_images'; with tiles also 'tile' and
         'tile_overlap'.
 
     Raises:
@@ -133,7 +133,13 @@ def evaluate_run(
     if pictures is not None:
         overview = stack_rows(rows)
         write_whole(pictures / _OVERVIEW, lambda part: overview.save(part, format="PNG"))
-    scores = {**metrics.compute(), "split": split, "checkpoint": str(find_adapter(run)), "engine": engine}
+    made = {
+        "split": split,
+        "data": str(data.absolute()),
+        "checkpoint": str(find_adapter(run)),
+        "engine": engine,
+    }
+    scores = {**metrics.compute(), **made}
     if tiles is not None:
         scores |= {"tile": tiles.side, "tile_overlap": tiles.overlap}
     _record(scores, Path(run) / "metrics.json", json_file, warn)

@@ -211,6 +211,13 @@ def check_mergeable(encoder: nn.Module) -> None:
                 f"{name} ({type(layer).__name__}) cannot be merged: {layer.unmergeable_because}. "
                 "Keep the adapter beside the backbone."
             )
+    for name, parameter in encoder.named_parameters():
+        if parameter.dtype in (torch.bfloat16, torch.float16):
+            held = str(parameter.dtype).removeprefix("torch.")
+            raise ConfigError(
+                f"{name} is held in {held} since the model was first used in that precision; merged, it "
+                "would stay rounded. Load the model again, and merge it first."
+            )
 
 
 def merge(encoder: nn.Module) -> None:
