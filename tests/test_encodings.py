@@ -21,7 +21,8 @@ def is_text_without_encoding(call):
     if name != "open":
         return name == "read_text" or (name == "write_text" and isinstance(call.func, ast.Attribute))
     modes = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-    of_other = isinstance(owner, ast.Name) and owner.id in {"os", "Image"}  # a descriptor, a picture
+    no_text = {"os", "Image", "rasterio", "memory"}  # descriptors, pictures, rasters
+    of_other = isinstance(owner, ast.Name) and owner.id in no_text
     return not of_other and not any("b" in mode for mode in modes)
 
 
