@@ -16,7 +16,7 @@ from small import SMALL, write_shapes
 
 torch.set_num_threads(1)
 
-# run by test_other_device.py, in a process of their own
+# run by test_other_device_*.py, in a process of their own
 collect_ignore = [] if "CONVLORA_RUNS_OF_THE_CPU" in os.environ else ["other_device"]
 
 

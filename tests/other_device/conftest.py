@@ -14,5 +14,5 @@ WITHOUT_FLOAT64.add(NAME)  # as Apple's GPUs, and stricter than others
 
 @pytest.fixture(scope="session")
 def runs_of_the_cpu() -> Path:
-    """Folder with the runs of runs.py, made by tests/test_other_device.py."""
+    """Folder with the runs of runs.py, made by tests/test_other_device_runs.py."""
     return Path(os.environ["CONVLORA_RUNS_OF_THE_CPU"])

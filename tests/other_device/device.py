@@ -4,7 +4,7 @@ CPU tensors, and reading a value is noted as a wait.
 What it shows: that all tensors of a step are on one device, that the branches for devices other than the CPU
 compute what the CPU's do, which types autocast gives them there, and how often a step waits for the device.
 What it cannot show: kernels, memory and streams of a GPU. Registering a device changes PyTorch for the whole
-process, so these tests run in one of their own; see tests/test_other_device.py.
+process, so these tests run in one of their own; see tests/test_other_device_*.py.
 """
 
 import torch
