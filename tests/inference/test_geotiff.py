@@ -9,6 +9,7 @@ import rasterio
 from affine import Affine
 from PIL import Image
 from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
 from convlora.data.images import read_pixels
@@ -77,13 +78,14 @@ def test_the_mask_lies_where_the_image_lies(predictor, tmp_path, place, size):
     assert all(colours[i][:3] == tuple(colour) for i, colour in enumerate(palette))
 
 
-def test_control_points(predictor, tmp_path):
-    image = write(tmp_path / "in" / "a.tif", gcps=POINTS, crs="EPSG:4326")
+@pytest.mark.parametrize("known", [CRS.from_epsg(4326), CRS()])
+def test_control_points(predictor, tmp_path, known):
+    image = write(tmp_path / "in" / "a.tif", gcps=POINTS, crs=known)
     predict_files(predictor, [image], tmp_path / "out", geotiff=True)
     assert tags(tmp_path / "out" / "a.tif") == tags(image) != {}
     with rasterio.open(tmp_path / "out" / "a.tif") as file:
         points, crs = file.gcps
-    assert crs == "EPSG:4326"
+    assert (crs or CRS()) == known
     assert [(p.row, p.col, p.x, p.y) for p in points] == [(p.row, p.col, p.x, p.y) for p in POINTS]
 
 

@@ -79,14 +79,13 @@ def scan_image(path: Path) -> ImageFacts:
         size,
         digest,
         turned,
-        None,
-        sample,
-        blank,
-        depth(image, content),
-        odd,
-        tuple(told),
-        dropped_bands(image),
-        varying_alpha(image),
+        sample=sample,
+        blank=blank,
+        deep=depth(image, content),
+        odd=odd,
+        told=tuple(told),
+        dropped=dropped_bands(image),
+        alpha=varying_alpha(image),
     )
 
 

@@ -80,18 +80,19 @@ def check_georeference(path: Path, image: Image.Image, place: Georeference | Non
 
 def save_geotiff(file: Path, ids: np.ndarray, place: Georeference) -> None:
     """Write class ids (H, W) uint8 with the colours of `save_mask` and the georeference of the image."""
+    from rasterio.crs import CRS
     from rasterio.io import MemoryFile
 
     options: dict[str, Any] = {"compress": "deflate", "bigtiff": "if_safer", "tiled": max(ids.shape) > _SIDE}
     if place.transform is None:
-        options["gcps"] = list(place.points)
+        options |= {"gcps": list(place.points), "crs": place.crs or CRS()}  # points need one, if an empty one
     else:
-        options["transform"] = place.transform
+        options |= {"transform": place.transform, "crs": place.crs}
     height, width = ids.shape
     # through memory: GDAL only logs what goes wrong when it closes a file, such as a full disk
     with MemoryFile() as memory:
         with memory.open(
-            driver="GTiff", height=height, width=width, count=1, dtype="uint8", crs=place.crs, **options
+            driver="GTiff", height=height, width=width, count=1, dtype="uint8", **options
         ) as written:
             written.write(ids, 1)
             written.write_colormap(1, dict(enumerate(colours())))
