@@ -74,10 +74,10 @@ FILES = [
     Case("GIF", frames(PICTURE, 1, "train/images/train_00.gif"), "unread-format", file="train_00.gif", remedy="PNG"),
     Case(
         "animated GIF called PNG", both(frames(PICTURE, 3, "train/images/a.gif"), move("train/images/a.gif", PICTURE)),
-        "unreadable-image", file=PICTURE, remedy="Save the frames", found="3 frames",
+        "unreadable-image", file=PICTURE, remedy="Save the frames one by one", found="3 frames",
     ),
     Case("pages", frames(PICTURE, 2, "train/images/train_00.tif"), "unreadable-image", file="train_00.tif",
-         remedy="Save the frames", found="2 frames"),
+         remedy="Save the pages one by one", found="2 pages"),
     Case("sub-folder", copy("val/images", "train/images/more"), "sub-folder", file="train/images/more",
          remedy="Move", found="4 images"),
     Case("same picture in two splits", same_picture(".png"), "same-image", file="val_00.png", remedy="Remove"),

@@ -1,11 +1,15 @@
 """Every kind of picture and mask that users have, written here and read back."""
 
+import shlex
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from convlora.data import images
-from convlora.data.images import displayed_size, open_image, read_image, read_pixels
+from convlora.data.images import FileError, displayed_size, open_image, read_image, read_pixels
 from convlora.data.masks import MaskEncoding, read_mask, read_values, save_mask
 from convlora.errors import DataError
 
@@ -95,8 +99,24 @@ def test_broken_files(tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             read_image(tmp_path / f"{name}.png")
-    with pytest.raises(DataError, match="holds 3 frames; one file must be one picture"):
+    with pytest.raises(DataError, match="holds 3 pages; one file must be one picture"):
         read_image(tmp_path / "frames.tif")
+
+
+def test_what_is_said_of_a_stack_splits_it(tmp_path):
+    """The command of the message, as a shell runs it; microscopes write 16 bits."""
+    pages = np.random.default_rng(1).integers(0, 60000, (3, 12, 17), dtype=np.uint16)
+    stack, *others = map(Image.fromarray, pages)
+    stack.save(tmp_path / "the volume.tif", save_all=True, append_images=others)
+    with pytest.raises(FileError, match="holds 3 pages") as raised:
+        read_image(tmp_path / "the volume.tif")
+    command = raised.value.fix.partition(": python ")[2]
+    subprocess.run(f"{shlex.quote(sys.executable)} {command}", shell=True, check=True)
+    (tmp_path / "the volume.tif").unlink()
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == [f"the volume_00{page}.tif" for page in range(3)]
+    for file, page in zip(files, pages, strict=True):
+        np.testing.assert_array_equal(np.asarray(open_image(file)), page)
 
 
 # --- masks ---

@@ -1,10 +1,13 @@
 """TIFFs of every type of number: read as they are stored, or refused by what their tags say."""
 
 import struct
+import warnings
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning
 
 from breaks import MASK, PICTURE, Case, assert_told
 from convlora.data.check import check_dataset
@@ -258,3 +261,25 @@ def test_labels_are_read_as_they_were_checked(data):
     pair = dataset.splits["train"][0]
     want = np.array(Image.open(pair.mask.path)) == 0  # Pillow has turned it round
     np.testing.assert_array_equal(read_label(pair.mask, dataset.encoding), want)
+
+
+@pytest.mark.parametrize("kind", ["image", "mask"])
+def test_overviews_and_an_internal_mask_are_no_pages(tmp_path, kind):
+    """As Cloud Optimized GeoTIFFs hold them; a second picture is still refused."""
+    values = np.kron(np.arange(64, dtype=np.uint8).reshape(8, 8) * 3, np.ones((16, 16), np.uint8))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        options = {"height": 128, "width": 128, "count": 1, "dtype": "uint8"}
+        options |= {"compress": "deflate"} if kind == "image" else {}
+        with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", **options) as file:
+            file.write(values, 1)
+            file.write_mask(values > 0)
+        with rasterio.open(tmp_path / "a.tif", "r+") as file:
+            file.build_overviews([2, 4])
+            assert file.overviews(1) == [2, 4]
+    read = read_values if kind == "mask" else lambda path: read_pixels(path)[..., 0]
+    np.testing.assert_array_equal(read(tmp_path / "a.tif"), values)
+    picture = Image.fromarray(values)
+    picture.save(tmp_path / "b.tif", save_all=True, append_images=[picture])
+    with pytest.raises(DataError, match="pages"):
+        read(tmp_path / "b.tif")

@@ -160,7 +160,7 @@ def test_bad_files_are_named_and_the_rest_is_written(command, binary_adapter, ph
     failed = {os.path.basename(item["image"]): item["error"] for item in summary["failures"]}  # noqa: PTH119
     assert set(failed) == {"empty.png", "cut.png", "gone.png", "pages.tif"}
     assert "0 bytes" in failed["empty.png"]
-    assert "2 frames" in failed["pages.tif"]
+    assert "2 pages" in failed["pages.tif"]
     assert all(message in error for message in failed.values())
     assert "1 files are no images, first" in error
     written = sorted(p.name for p in (tmp_path / "out").iterdir())

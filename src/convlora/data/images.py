@@ -1,13 +1,15 @@
 """Read any common picture as RGB."""
 
 import re
+import shlex
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from convlora.data.tiff import holds_numbers, true_type, unread_type, white_is_zero
+from convlora.data.tiff import count_pages, holds_numbers, true_type, unread_type, white_is_zero
 from convlora.errors import DataError
 
 EXTENSIONS = frozenset({"png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"})
@@ -35,6 +37,13 @@ _OTHERS = {
     b"%pdf": "a PDF",
     b"pk\x03\x04": "a ZIP archive",
 }
+
+#: Pages keep their type, 16-bit ones too; `NAME_000.tif` is the first.
+_SPLIT_STACK = (
+    'Save the {pages} one by one and remove the file, for images and masks alike: python -c "import sys; '
+    "from PIL import Image, ImageSequence as S; [p.save(sys.argv[1].rsplit('.', 1)[0] + f'_{{i:03}}.tif') "
+    'for i, p in enumerate(S.Iterator(Image.open(sys.argv[1])))]" {file}'
+)
 
 
 class FileError(DataError):
@@ -65,7 +74,8 @@ def is_image(path: Path) -> bool:
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:
     """Open and decode one picture; EXIF orientation is not applied yet.
 
-    Of a phone's JPEG with several pictures (format MPO), the first, which is the photograph, is taken.
+    Of a phone's JPEG with several pictures (format MPO), the first, which is the photograph, is taken, and of
+    a TIFF that holds smaller copies of it (overviews) or its transparency the picture itself.
 
     Args:
         path: file.
@@ -77,7 +87,7 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
     try:
         with path.open("rb") if content is None else BytesIO(content) as file:
             image: Image.Image = Image.open(file)
-            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            frames = _count_frames(image, file)
             image.load()
     except FileNotFoundError as error:
         raise FileError.about(path, "does not exist", "Check the name.") from error
@@ -94,8 +104,9 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
         found = f"cannot be read as an image: {_reason(path, error)}"
         raise FileError.about(path, found, "Replace or remove the file.") from error
     if frames > 1:
-        found = f"holds {frames} frames; one file must be one picture"
-        raise FileError.about(path, found, "Save the frames one by one.")
+        pages = "pages" if image.format == "TIFF" else "frames"
+        found = f"holds {frames} {pages}; one file must be one picture"
+        raise FileError.about(path, found, _SPLIT_STACK.format(pages=pages, file=shlex.quote(str(path))))
     return image
 
 
@@ -170,6 +181,13 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
     """(H, W) as shown, EXIF orientation applied."""
     width, height = image.size
     return (width, height) if orientation(image) in {5, 6, 7, 8} else (height, width)
+
+
+def _count_frames(image: Image.Image, file: IO[bytes]) -> int:
+    """Pictures in a file, but for previews and smaller copies of the first."""
+    if image.format == "TIFF":
+        return count_pages(file)
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
 def _stretch(grey: np.ndarray) -> np.ndarray:

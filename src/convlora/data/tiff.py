@@ -1,12 +1,14 @@
 """TIFFs hold more kinds of numbers than other pictures: what their tags say, and what Pillow makes of it."""
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _MEANING = 256, 257, 258, 259, 262
+_ROLE, _SMALLER, _TRANSPARENCY = 254, 1, 4  # NewSubfileType and its bits
 _BANDS, _EXTRA, _KIND = 277, 338, 339
 _OLD_JPEG = 6  # Pillow takes its pixels for colours, whatever the tag says
 _SIGNED = 2
@@ -50,6 +52,26 @@ def true_type(values: np.ndarray, image: Image.Image) -> np.ndarray:
     return values
 
 
+def count_pages(file: IO[bytes]) -> int:
+    """Pages of a TIFF that are pictures of their own, not smaller copies of the first or its transparency.
+
+    GeoTIFFs often hold both, as overviews and an internal mask, and Pillow, which takes them for pages, fails
+    at the latter. The file is left where it was.
+    """
+    before = file.tell()
+    file.seek(0)
+    tags = _head(file)
+    pages, seen = 0, set[int]()
+    while tags.next and tags.next not in seen:
+        seen.add(tags.next)
+        file.seek(tags.next)
+        tags.load(file)
+        role = tags.get(_ROLE, 0)
+        pages += len(seen) == 1 or not role & (_SMALLER | _TRANSPARENCY)
+    file.seek(before)
+    return pages
+
+
 def dropped_bands(image: Image.Image) -> int:
     """Bands beside the colours that are no alpha channel, such as near infrared; Pillow leaves them out."""
     if image.format != "TIFF":
@@ -82,13 +104,18 @@ def unread_type(path: Path) -> tuple[str, str] | None:
 
 def _tags(path: Path) -> ImageFileDirectory_v2:
     with path.open("rb") as file:
-        head = file.read(8)
-        if 43 in head[2:4]:  # BigTIFF
-            head += file.read(8)
-        tags = ImageFileDirectory_v2(head)
+        tags = _head(file)
         file.seek(tags.next)
         tags.load(file)
     return tags
+
+
+def _head(file: IO[bytes]) -> ImageFileDirectory_v2:
+    """No tags yet; `next` is where the first are."""
+    head = file.read(8)
+    if 43 in head[2:4]:  # BigTIFF
+        head += file.read(8)
+    return ImageFileDirectory_v2(head)
 
 
 def _is_int8(image: Image.Image) -> bool:
