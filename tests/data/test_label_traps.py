@@ -190,3 +190,22 @@ def test_stretching_stays_in_range():
     edges = (torch.rand(3, 30, 60, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     square = apply_image(edges, fit_geometry((30, 60), 64, "stretch"))
     assert (square.min(), square.max()) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ((0, 1, 2, 253, 254, 255), "soft-mask"),  # a JPEG saved as PNG
+        ((1, 2, 253, 254), "soft-mask"),  # without pure black and white, as some of DeepGlobe's
+        ((0, 1, 2, 3, 255), "unknown-ids"),  # ids with 'ignore', not named
+        (range(0, 250), "unknown-ids"),  # objects
+    ],
+)
+def test_traces_of_jpeg_are_told_from_ids(data, values, code):
+    """Naming classes would not help the former, nor a threshold the latter."""
+    for path in (data / "train" / "masks").iterdir():
+        ids = np.array(Image.open(path))
+        odd = np.resize(np.array(values, np.uint8), ids.shape)
+        Image.fromarray(odd).save(path)
+    told = [p for p in check_dataset(data).errors if p.file.startswith(str(data / "train"))]
+    assert {p.code for p in told} == {code}

@@ -129,7 +129,10 @@ def _check_lossy(mask: MaskFacts) -> Iterator[Problem]:
         if mask.lossy == "JPEG"
         else "Lossy formats change a mask's values."
     )
-    fix = "Save masks as PNG, from the original labels."
+    fix = (
+        "Save masks as PNG, from the original labels; where there are none, threshold those of two classes "
+        "at 128 (docs/rearrange.md has the command)."
+    )
     if mask.error or len(mask.counts) > 2:
         yield error("jpeg-mask", mask.path, found, rule, fix)
     else:

@@ -11,6 +11,7 @@ from convlora.data.report import Problem, count
 from convlora.data.scan import MaskFacts
 
 _MANY = 8
+_NEAR = 32  # values this close to 0 and 255 are what JPEG and smoothing leave of them
 _ENOUGH, _MUCH, _PART = 10, 10, 0.25
 """From so many masks with foreground on, some with so many times the median's share are told where they hold
 this part of all foreground pixels. So two of CrackForest's 36 test masks were found, with areas filled."""
@@ -85,15 +86,28 @@ def _not_binary(masks: list[MaskFacts], values: set[int], names: tuple[str, ...]
 
 
 def _is_soft(mask: MaskFacts) -> bool:
-    """Whether 0 and 255 are most of a mask, and shades lie between."""
-    total, ends = sum(mask.counts.values()), mask.counts.get(0, 0) + mask.counts.get(255, 0)
-    return {0, 255} <= mask.counts.keys() and len(mask.counts) >= 5 and 2 * ends > total
+    """Whether most of a mask is near 0 and near 255, and shades lie between, some of them light.
+
+    Class ids beside 255 for 'ignore' are dark, and those of many objects are not mostly light. A mask whose
+    JPEG was saved as PNG need not hold 0 and 255 themselves.
+    """
+    dark, light = (
+        sum(pixels for value, pixels in mask.counts.items() if abs(value - end) < _NEAR) for end in (0, 255)
+    )
+    shades = mask.counts.keys() - {0, 255}
+    between = sum(mask.counts.values()) - dark - light
+    if len(shades) < 3 or max(shades) <= 127 or dark + light <= between:
+        return False
+    return {0, 255} <= mask.counts.keys() or (dark > 0 and light > between)
 
 
 def _soft(mask: MaskFacts) -> Problem:
-    found = f"mostly 0 and 255, with {len(mask.counts) - 2} shades between"
-    rule = "A mask has no smooth edges: every value is a class."
-    fix = "Save it without smoothing, scaled with 'nearest'; or threshold it at 128 to 0 and 255."
+    found = f"mostly near 0 and 255, with {len(mask.counts.keys() - {0, 255})} shades between"
+    rule = "A mask has no smooth edges and no traces of JPEG: every value is a class."
+    fix = (
+        "Save it without smoothing, scaled with 'nearest'; or threshold it at 128 to 0 and 255 "
+        "(docs/rearrange.md has the command)."
+    )
     return Problem("error", "soft-mask", str(mask.path), found, rule, fix)
 
 
