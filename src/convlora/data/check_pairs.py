@@ -20,7 +20,7 @@ def check_pairing(folder: Folder) -> Iterator[Problem]:
     renamed = _find_pattern(images, masks)
     for image, mask in renamed:
         found = closeness(image.stem, mask.stem).format(image.name)
-        fix = f"Rename it to {image.stem}{mask.suffix.lower()}."
+        fix = f"Rename it to {image.stem}{mask.suffix.lower()}, or pair all in a table (data.csv)."
         yield Problem("error", "name-pattern", str(mask), found, _RULE, fix)
     known = {image.stem for image, _ in renamed}, {mask.stem for _, mask in renamed}
     for image, close in _find_several(images, masks):

@@ -18,6 +18,8 @@ from convlora.data.source import error, no_area, warning
 from convlora.errors import DataError
 
 _FAR = 1e9  # no pixel is that far away; NaN is not below it either
+#: What to do with polygons in coordinates of a map.
+BURN = "Polygons on a map are not read: burn them into masks (docs/rearrange.md has the program)."
 _KEYS = ("images", "annotations", "categories")
 
 
@@ -213,6 +215,8 @@ def _load(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as problem:  # also where it is no UTF-8, or a number has no end
         raise DataError(f"{file} is not valid JSON: {problem}. Export the annotations again.") from problem
     missing = [k for k in _KEYS if not isinstance(content, dict) or not isinstance(content.get(k), list)]
+    if isinstance(content, dict) and content.get("type") == "FeatureCollection":
+        raise DataError(f"{file} is GeoJSON. {BURN}")
     if missing:
         raise DataError(
             f"{file} has no list '{missing[0]}'; it is not a COCO instances file. That holds 'images', "

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from convlora.data.coco import find_coco, one_file, read_coco
+from convlora.data.coco_file import BURN
 from convlora.data.layout import LAYOUT_HELP, MASK_FOLDERS, find_folders
 from convlora.data.source import Source
 from convlora.data.tables import FILE, read_table
@@ -11,6 +12,7 @@ from convlora.data.yolo import find_yaml, has_paths, is_yolo, read_yolo
 from convlora.errors import DataError
 
 _READERS = ".csv (a table), .json (COCO) and .yaml (YOLO)"
+_MAPS = {".geojson", ".shp", ".gpkg", ".kml", ".gml"}
 
 
 def find_source(data: Path) -> Source:
@@ -51,6 +53,8 @@ def _read_file(file: Path) -> Source:
         return read_coco(file.parent, one_file(file))
     if kind in {".yaml", ".yml"}:
         return read_yolo(file)
+    if kind in _MAPS:
+        raise DataError(f"{file} is a map of shapes ({kind}). {BURN} {LAYOUT_HELP}.")
     raise DataError(f"{file} is a file, but none that data is read from: {_READERS}. {LAYOUT_HELP}.")
 
 
@@ -59,6 +63,9 @@ def _read_folders(root: Path) -> Source:
         folders = find_folders(root)
     except DataError as error:
         files = sorted([*root.glob("*.csv"), *root.glob("*.json")])
+        maps = sorted(path for path in root.glob("*") if path.suffix.lower() in _MAPS)
+        if maps:
+            raise DataError(f"{error} {maps[0].name} is a map of shapes. {BURN}") from error
         if files:
             raise DataError(f"{error} If {files[0].name} tells the data, give {files[0]} as DATA.") from error
         raise

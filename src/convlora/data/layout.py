@@ -12,6 +12,7 @@ from convlora.data.classes import check_names, read_class_names
 from convlora.data.hints import meant_folder
 from convlora.data.images import is_image
 from convlora.data.labels import Label, MaskFile
+from convlora.data.loose import loose_images
 from convlora.data.masks import MaskEncoding
 from convlora.errors import DataError
 
@@ -106,7 +107,8 @@ def find_folders(root: Path) -> list[Folder]:
         found = _splits_inside(root / "images", masks) or [_list_files(root / "images", masks, "all")]
     if not found:
         inside = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
-        hints = [*filter(None, (meant_folder(root, "images"), meant_folder(root, "masks")))]
+        meant = meant_folder(root, "images"), meant_folder(root, "masks"), loose_images(root)
+        hints = [*filter(None, meant)]
         raise DataError(" ".join((f"{root} holds {inside}.", *hints, f"{LAYOUT_HELP}.")))
     return found
 
@@ -213,7 +215,7 @@ def _mask_folder(folder: Path) -> Path:
     if not (folder / "images").is_dir():
         if (folder / "images").exists():
             raise DataError(f"{folder / 'images'} is a file, not a folder. {LAYOUT_HELP}.")
-        hint = meant_folder(folder, "images")
+        hint = meant_folder(folder, "images") or loose_images(folder, split=True)
         raise DataError(
             " ".join(filter(None, (f"{folder} has no folder 'images'.", hint, f"{LAYOUT_HELP}.")))
         )
