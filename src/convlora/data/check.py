@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from convlora.data.check_classes import check_classes
 from convlora.data.check_files import Scanned, check_copies, check_files
 from convlora.data.check_folders import check_folders, rename_hint, renames
 from convlora.data.check_names import class_names
@@ -28,6 +29,10 @@ from convlora.errors import DataError
 
 __all__ = ["Problem", "Report", "check_dataset"]
 
+_BY_SEED = (
+    "made here by seed {seed}, image by image: scores are too good if some are tiles of one scene or slices "
+    "of one volume; make splits of your own then"
+)
 _MORE = "Add pairs, or make the folders train and val."
 
 
@@ -98,10 +103,12 @@ def check_dataset(
     if report.found is not None:
         counts = {label: m.counts for label, m in masks.items()}
         report.problems += check_foreground(report.found, counts, scored)
+        report.problems += check_classes(report.found, counts, scored)
         report.problems += check_training(report.found, counts) if "train" in splits else ()
     report.statistics = {
         "layout": source.layout + (f", palette {setting.colours.source.name}" if setting.colours else ""),
         "images": {split: len(found) for split, found in pairs.items()},
+        **({"splits": _BY_SEED.format(seed=split_seed)} if report.found and report.found.by_seed else {}),
         "classes": list(names),
         "share of training pixels": {name: round(share, 4) for name, share in shares.items()},
         **_sizes(images),
