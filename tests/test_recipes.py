@@ -1,0 +1,110 @@
+"""The programs of docs/rearrange.md do what the page says, as they stand there."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
+from rasterio.warp import transform_geom
+
+from convlora.data.images import read_pixels
+from convlora.data.masks import read_values
+from convlora.data.palette import read_colours, read_palette
+
+PAGE = (Path(__file__).parent.parent / "docs" / "rearrange.md").read_text(encoding="utf-8")
+PLACE = {"crs": "EPSG:32632", "transform": Affine(10, 0, 500000, 0, -10, 5400000)}
+
+
+def blocks(title: str, kind: str = "python") -> list[str]:
+    return re.findall(
+        rf"^```{kind}\n(.*?)^```$", PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0], re.M | re.S
+    )
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("images", "masks", "bands", "scenes/images", "scenes/masks"):
+        (tmp_path / name).mkdir(parents=True)
+
+
+def run(title: str) -> None:
+    (code,) = blocks(title)
+    exec(compile(code, title, "exec"), {})
+
+
+def write_map(file: Path, values: np.ndarray) -> None:
+    count, height, width = values.shape
+    size = {"count": count, "height": height, "width": width, "dtype": str(values.dtype)}
+    with rasterio.open(
+        file, "w", driver="GTiff", nodata=65535 if values.dtype == np.uint16 else None, **size, **PLACE
+    ) as opened:
+        opened.write(values)
+
+
+def test_a_threshold():
+    truth = np.kron(np.arange(64).reshape(8, 8) % 3 == 0, np.ones((16, 16), bool))
+    Image.fromarray(np.where(truth, 250, 6).astype(np.uint8)).convert("RGB").save("masks/a.jpg", quality=95)
+    run("Masks with shades")
+    np.testing.assert_array_equal(read_values(Path("masks/a.png")), 255 * truth)
+
+
+def test_palettes():
+    found = []
+    for text in blocks("Other meanings of the values of a mask", ""):
+        Path("palette.txt").write_text(text, encoding="utf-8")
+        palette = read_palette(Path("palette.txt"))
+        values = np.array([[colour[0] for colour in palette.colours]], np.uint8)
+        Image.fromarray(values).save("masks/a.png")
+        ids = read_colours(Path("masks/a.png"), palette)[0]
+        found.append((palette.classes, dict(zip(values[0].tolist(), ids.tolist(), strict=True))))
+    assert found == [
+        (("wheat", "maize"), {0: 255, 1: 0, 2: 1}),
+        (("cell", "membrane"), {255: 0, 0: 1}),
+        (("background", "road"), {0: 0, 255: 1, 128: 255}),
+    ]
+
+
+def test_three_of_four_bands():
+    bands = np.random.default_rng(0).integers(0, 5000, (4, 8, 10), dtype=np.uint16)
+    write_map(Path("bands/a.tif"), bands)
+    run("More than three bands")
+    expected = (np.clip(bands[[3, 2, 1]] / 3000, 0, 1) * 255).astype(np.uint8)
+    np.testing.assert_array_equal(read_pixels(Path("images/a.tif")), expected.transpose(1, 2, 0))
+    with rasterio.open("images/a.tif") as image:
+        assert (image.crs, image.transform) == (
+            rasterio.crs.CRS.from_string(PLACE["crs"]),
+            PLACE["transform"],
+        )
+
+
+def test_polygons():
+    write_map(Path("images/a.tif"), np.zeros((1, 8, 10), np.uint8))
+    left, top = 500020, 5399990  # columns 2 to 5, rows 1 to 4
+    square = [(left, top), (left + 40, top), (left + 40, top - 40), (left, top - 40), (left, top)]
+    shape = transform_geom(PLACE["crs"], "EPSG:4326", {"type": "Polygon", "coordinates": [square]})
+    features = [{"type": "Feature", "properties": {"crop": 2}, "geometry": shape}]
+    Path("fields.geojson").write_text(
+        json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8"
+    )
+    run("Polygons on a map")
+    expected = np.full((8, 10), 255, np.uint8)
+    expected[1:5, 2:6] = 2
+    np.testing.assert_array_equal(read_values(Path("masks/a.png")), expected)
+
+
+def test_parts_of_scenes():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (1100, 600, 3), dtype=np.uint8)
+    Image.fromarray(image).save("scenes/images/a.tiff")
+    Image.fromarray(image[..., 0] // 128 * 255).save("scenes/masks/a.tif")
+    run("Large scenes")
+    for kind in ("images", "masks"):
+        assert sorted(path.name for path in Path(kind).iterdir()) == ["a_0_0.png", "a_512_0.png"]
+    part = image[512:1024, :512]
+    np.testing.assert_array_equal(read_pixels(Path("images/a_512_0.png")), part)
+    np.testing.assert_array_equal(read_values(Path("masks/a_512_0.png")), part[..., 0] // 128 * 255)
