@@ -90,6 +90,21 @@ def test_palette_of_a_run(run, small_backbone, tmp_path):
     assert "dice/disc" in json.loads((out / "metrics.json").read_text())["test"]
 
 
+def test_masks_that_a_run_read_by_a_palette_are_not_scored_by_value_in_silence(run, small_backbone, tmp_path):
+    """Inverted masks: without the palette the background of the model is the foreground of the data."""
+    data, out = write_shapes(tmp_path / "data", 2, {"train": 4, "val": 2, "test": 2}), tmp_path / "run"
+    for path in data.rglob("masks/*.png"):
+        Image.fromarray((255 * (1 - np.array(Image.open(path)))).astype(np.uint8)).save(path)
+    other = shutil.copytree(data, tmp_path / "other")
+    (data / "palette.txt").write_text("255 255 255 background\n0 0 0 foreground\n", encoding="utf-8")
+    assert run("train", data, "--out", out, "--backbone", small_backbone, *TRAIN)[0] == 0
+    assert run("evaluate", out, data)[::2] == (0, "")
+    code, _, error = run("evaluate", out, other)
+    assert code == 0
+    assert f"Give it here too: --palette {data / 'palette.txt'}." in error
+    assert run("evaluate", out, other, "--palette", data / "palette.txt")[::2] == (0, "")
+
+
 @pytest.fixture
 def without_splits(run, small_backbone, tmp_path):
     """Data without splits, and a run on it."""

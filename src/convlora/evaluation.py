@@ -18,8 +18,9 @@ from convlora.data.check import check_dataset
 from convlora.data.classes import read_class_names
 from convlora.data.find import find_source
 from convlora.data.images import read_image
-from convlora.data.labels import read_label
+from convlora.data.labels import MaskFile, read_label
 from convlora.data.layout import SPLITS, DataSet, Pair
+from convlora.data.palette import FILE as PALETTE
 from convlora.data.progress import show_progress
 from convlora.data.report import Problem, Report
 from convlora.data.splits import check_unseen, read_record
@@ -163,23 +164,46 @@ def _check(run: str | Path, data: Path, classes: list[str], split: str, palette:
     if record is None and report.found is not None and report.found.by_seed:
         report.problems += _check_same_data(run, report.found)
     if record is not None:
-        report.problems[:] = _name_palette(report.problems, record.file.with_name("config.yaml"))
+        report.problems[:] = _tell_palette(report, data, record.file.with_name("config.yaml"))
     report.raise_if_errors()
     return report
 
 
-def _name_palette(problems: list[Problem], config: Path) -> list[Problem]:
-    """Colour masks without a palette: name the one that the run was trained with, if it is still there.
+def _tell_palette(report: Report, data: Path, config: Path) -> list[Problem]:
+    """The problems of data without a palette, of a run with one, which is named if it is still there.
 
     It is not taken unasked: other data may have a palette or class ids of its own.
     """
-    if not (config.is_file() and any(problem.code == "colour-mask" for problem in problems)):
-        return problems
-    palette = read_yaml(config).get("palette")
-    if palette is None or not Path(str(palette)).is_file():
-        return problems
+    palette = _palette_of_run(config)
+    if palette is None:
+        return report.problems
     fix = f"The run was trained with a palette. Give it here too: --palette {palette}."
-    return [replace(problem, fix=fix) if problem.code == "colour-mask" else problem for problem in problems]
+    told = [
+        replace(problem, fix=fix) if problem.code == "colour-mask" else problem for problem in report.problems
+    ]
+    masks = [p.mask for pairs in report.found.splits.values() for p in pairs] if report.found else []
+    if any(isinstance(mask, MaskFile) and mask.palette is None for mask in masks):
+        found = f"the masks are read as class ids, but the run was trained with the palette {palette}"
+        rule = "A value may mean another class then, such as the background in place of the foreground."
+        fix = (
+            f"Give it here too: --palette {palette}. If the masks hold the ids of the model's classes, all "
+            "is well."
+        )
+        told.append(Problem("warning", "no-palette", str(data), found, rule, fix))
+    return told
+
+
+def _palette_of_run(config: Path) -> Path | None:
+    """The palette that a run was trained with, given or of its data, if it is still there."""
+    if not config.is_file():
+        return None
+    values = read_yaml(config)
+    if values.get("palette") is not None:
+        file = Path(str(values["palette"]))
+    else:
+        data = Path(str(values.get("data")))
+        file = (data if data.is_dir() else data.parent) / PALETTE
+    return file if file.is_file() else None
 
 
 def _check_same_data(run: str | Path, dataset: DataSet) -> list[Problem]:
