@@ -209,3 +209,28 @@ def test_traces_of_jpeg_are_told_from_ids(data, values, code):
         Image.fromarray(odd).save(path)
     told = [p for p in check_dataset(data).errors if p.file.startswith(str(data / "train"))]
     assert {p.code for p in told} == {code}
+
+
+@pytest.mark.parametrize("names", [("wheat", "maize", "beet"), ("wheat", "maize")])
+def test_names_that_begin_with_the_class_of_id_1(data, names):
+    """Adding a class at the end, which was told alone, would train the wrong names."""
+    change_masks(data, lambda ids: np.resize(np.arange(1, len(names) + 1, dtype=np.uint8), ids.shape))
+    (data / "classes.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    told = [p for p in check_dataset(data).errors if p.code == "unknown-ids"]
+    assert told
+    assert all(
+        "'wheat', is that of id 0: if it is meant for id 1, name id 0 in a line above" in p.fix for p in told
+    )
+    (data / "classes.txt").write_text("\n".join(("other", *names)) + "\n", encoding="utf-8")
+    assert check_dataset(data).ok
+
+
+@pytest.mark.parametrize(("value", "kind"), [(65535, np.uint16), (-1, np.int16), (-9999, np.int32)])
+def test_a_value_for_no_data(tmp_path, value, kind):
+    """As GeoTIFFs hold it; these are no instances."""
+    values = np.array([[0, 1, 2], [2, value, value]], kind)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(FileError) as raised:
+        read_values(tmp_path / "a.tif")
+    assert f"as an 8-bit PNG, with 255 in place of {value} if that is 'no data'." in raised.value.fix
+    assert "instances" not in raised.value.fix

@@ -242,3 +242,15 @@ def test_a_given_palette_wins(data, tmp_path, monkeypatch, capsys):
         main()
     assert not stop.value.code
     assert "classes: ['background', 'ring', 'bar']" in capsys.readouterr().out
+
+
+def test_numbers_of_16_bits_beside_a_palette(tmp_path):
+    """As GeoTIFFs hold class ids: the way out keeps the palette."""
+    (tmp_path / "palette.txt").write_text("0 0 0 ignore\n1 1 1 wheat\n2 2 2 maize\n", encoding="utf-8")
+    values = np.array([[0, 1], [2, 2]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    palette = read_palette(tmp_path / "palette.txt")
+    with pytest.raises(FileError, match="or its numbers as an 8-bit PNG, which are greys to the palette"):
+        read_colours(tmp_path / "a.tif", palette)
+    Image.fromarray(values.astype(np.uint8)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_colours(tmp_path / "a.png", palette), [[255, 0], [1, 1]])

@@ -71,7 +71,7 @@ def _not_binary(masks: list[MaskFacts], values: set[int], names: tuple[str, ...]
         fix = "Write classes.txt into the data folder: one name a line, id 0 first."
     else:
         rule = f"There are two classes ({', '.join(names)}): 0 and 1 (255 is 'ignore'), or 0 and 255."
-        fix = "Correct the masks, or name all classes."
+        fix = f"Correct the masks, or name all classes.{_first_name(values, names)}"
     if len(values) > _MANY:
         fix += " If the numbers count objects (instances), save the class of each object instead."
     for mask in masks:
@@ -83,6 +83,16 @@ def _not_binary(masks: list[MaskFacts], values: set[int], names: tuple[str, ...]
             continue
         found = f"values {_pixels(odd)}; together the masks hold the values {listed}"
         yield Problem("error", "unknown-ids", str(mask.path), found, rule, fix)
+
+
+def _first_name(values: set[int], names: tuple[str, ...]) -> str:
+    """What to do where the largest id is one too many, as where the names begin with the class of id 1."""
+    if max(values - {IGNORE}) != len(names):
+        return ""
+    return (
+        f" The first name, '{names[0]}', is that of id 0: if it is meant for id 1, name id 0 in a line above "
+        "it (background; or, if 0 is not labelled, write a palette: docs/rearrange.md)."
+    )
 
 
 def _is_soft(mask: MaskFacts) -> bool:
@@ -140,7 +150,7 @@ def _check_ids(mask: MaskFacts, names: tuple[str, ...]) -> Iterator[Problem]:
     elif unknown and not mask.lossy:
         found = f"ids {_pixels(unknown)}"
         rule = f"The classes are 0 to {len(names) - 1} ({', '.join(names)}) and 255 for 'ignore'."
-        fix = "Correct the mask, or add the classes to classes.txt."
+        fix = f"Correct the mask, or add the classes to classes.txt.{_first_name(set(unknown), names)}"
         if len(unknown) > _MANY:
             fix += " If the numbers count objects (instances), save the class of each object instead."
         yield Problem("error", "unknown-ids", str(mask.path), found, rule, fix)

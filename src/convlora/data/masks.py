@@ -11,6 +11,7 @@ from convlora.data.images import FileError, open_image, upright
 from convlora.data.tiff import holds_numbers, true_type, white_is_zero
 
 IGNORE = 255
+_NO_DATA = {-1, -128, -999, -9999, -32768, 32767, 65535}  # as maps mark it; other numbers may count objects
 
 
 class MaskEncoding(StrEnum):
@@ -121,6 +122,8 @@ def _narrow(values: np.ndarray, path: Path) -> np.ndarray:
         found = f"is a mask with values from {low:g} to {high:g}; {rule}"
         if high == 65535 and ((values == 0) | (values == 65535)).all():
             fix = "Save it as an 8-bit PNG with 0 and 255."
+        elif len(odd := np.unique(values[(values < 0) | (values > IGNORE)])) == 1 and odd[0] in _NO_DATA:
+            fix = f"{fix[:-1]}, with 255 in place of {odd[0]:g} if that is 'no data'."
         else:
             fix += " If the numbers count objects (instances), save the class of each object instead."
         raise FileError.about(path, found, fix, "unknown-ids")

@@ -133,7 +133,10 @@ def colours_of(image: Image.Image, path: Path, palette: Palette) -> np.ndarray:
     """
     if holds_numbers(image):
         found = f"has one channel of numbers (mode {image.mode}), but {palette.source} tells colours"
-        fix = "Save the mask with its colours, or leave out the palette if these are class ids."
+        fix = (
+            "Save the mask with its colours, or its numbers as an 8-bit PNG, which are greys to the palette "
+            "(7 7 7 for 7); or leave out the palette if these are class ids."
+        )
         raise FileError.about(path, found, fix, "unknown-colour")
     kind, image = image.format, upright(image)
     rgb = np.asarray(image.convert("RGB"))
