@@ -57,6 +57,7 @@ def test_a_whole_comparison(call, in_process, tmp_path, binary_data):
     markdown = (out / "results.md").read_text()
     assert markdown.count("| lora:rank=2 |") == 2
     assert "seeds: 0, 1. Scores" in markdown
+    assert "with other images than these 4 is not in it" in markdown
     for name in ("parameters.png", "train_sizes.png", "predictions.png"):
         assert read_image(out / name).shape[1] > 500
     split = json.loads((out / "runs" / "lora-n3-seed1" / "run" / "split.json").read_text())

@@ -63,7 +63,8 @@ def _markdown_lines(outcome: Outcome) -> Iterator[str]:
         f"{base['max_steps']} steps of {base['batch_size']} images at {base['image_size']} px, "
         f"seeds: {seeds}. Scores on '{settings.split}' of the model that is best on 'val' by "
         f"{base['metric']}; mean ± standard deviation over seeds. The difference to {settings.reference} is "
-        "paired by seed, with Student's 95 % confidence interval."
+        "paired by seed, with Student's 95 % confidence interval; how much scores change with other images "
+        f"than these {len(dataset.splits[settings.split])} is not in it."
     )
     for size in settings.train_sizes:
         yield ""
