@@ -98,6 +98,8 @@ def test_masks_that_a_run_read_by_a_palette_are_not_scored_by_value_in_silence(r
     other = shutil.copytree(data, tmp_path / "other")
     (data / "palette.txt").write_text("255 255 255 background\n0 0 0 foreground\n", encoding="utf-8")
     assert run("train", data, "--out", out, "--backbone", small_backbone, *TRAIN)[0] == 0
+    recorded = json.loads((out / "best" / "adapter_config.json").read_text(encoding="utf-8"))["training"]
+    assert recorded["largest_image"] == [48, 64]  # which predict needs
     assert run("evaluate", out, data)[::2] == (0, "")
     code, _, error = run("evaluate", out, other)
     assert code == 0

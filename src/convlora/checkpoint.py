@@ -113,7 +113,16 @@ def from_pretrained(source: str | Path, backbone: str | None = None) -> Segmenta
             f"{folder / TENSORS} does not fit {CONFIG} beside it, which says method {config.method}, options "
             f"{dict(config.method_options)}, head {config.head}, {len(config.classes)} classes.\n{error}"
         ) from error
+    segmenter.largest_image = _largest_image(content.training)
     return segmenter.eval()
+
+
+def _largest_image(training: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(H, W) as a training has recorded it; older ones have not."""
+    match training.get("largest_image"):
+        case [int(height), int(width)] if height > 0 and width > 0:
+            return height, width
+    return None
 
 
 def _build(config: SegmenterConfig, backbone: str | None, folder: Path) -> SegmentationModel:

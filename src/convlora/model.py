@@ -97,6 +97,8 @@ class SegmentationModel(nn.Module, ABC):
 
     encoder: nn.Module
     head: SegmentationHead
+    largest_image: tuple[int, int] | None = None
+    """(H, W) of the largest image that it was trained on, where an adapter folder says so."""
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()

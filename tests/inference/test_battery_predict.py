@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convlora.checkpoint import from_pretrained
+from convlora.checkpoint import from_pretrained, save_pretrained
 from convlora.errors import DataError, DisagreementError
 from convlora.inference import files
 from convlora.inference.jobs import plan_jobs
 from convlora.inference.predictor import Prediction, Predictor
+from convlora.model import Segmenter
 
 
 def write(path, size=(20, 30), seed=0, **options):
@@ -166,6 +167,28 @@ def test_bad_files_are_named_and_the_rest_is_written(command, binary_adapter, ph
     written = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert written == ["a.png", "b.png", "c.png"]
     assert [item["mask"] for item in summary["files"]] == [str(tmp_path / "out" / name) for name in written]
+
+
+@pytest.mark.parametrize("recorded", [[40, 60], None, [40], "large", [0, 0]])
+def test_images_much_larger_than_those_of_the_training(command, small_backbone, tmp_path, recorded):
+    """A scene beside tiles: without --tile its roads are thinner than any that were learnt."""
+    model = Segmenter.from_backbone(str(small_backbone), ("background", "foreground"))
+    save_pretrained(model, tmp_path / "model", {"largest_image": recorded})
+    for name, size in (("large", (50, 121)), ("usual", (120, 120))):
+        Image.new("RGB", size, (9, 99, 9)).save(tmp_path / f"{name}.png")
+    images = [tmp_path / "large.png", tmp_path / "usual.png"]
+    code, _, error = command("predict", tmp_path / "model", *images, "--out", tmp_path / "a")
+    assert code == 0
+    if recorded == [40, 60]:
+        assert f"{images[0]}: 121 x 50 pixels were scaled" in error
+        assert "had 40 x 60" in error
+        assert "--tile 60 " in error
+    else:
+        assert error == ""
+    assert command("predict", tmp_path / "model", *images, "--out", tmp_path / "b", "--tile", "60")[::2] == (
+        0,
+        "",
+    )
 
 
 def test_a_file_that_is_no_image(command, binary_adapter, photos, tmp_path):

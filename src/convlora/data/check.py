@@ -99,7 +99,8 @@ def check_dataset(
         total = fingerprint(pairs, digests, {label: facts.digest for label, facts in masks.items()})
         new = record is None or any(problem.code == OTHER_DATA for problem in problems)
         by_seed = folders[0].split == "all" and new
-        report.found = DataSet(root, pairs, names, encoding, total, shares, digests, by_seed)
+        largest = _largest(pairs.get("train", []), images)
+        report.found = DataSet(root, pairs, names, encoding, total, shares, digests, by_seed, largest=largest)
     if report.found is not None:
         counts = {label: m.counts for label, m in masks.items()}
         report.problems += check_foreground(report.found, counts, scored)
@@ -292,6 +293,11 @@ def _shares(
             counts[int(value > 0) if encoding is MaskEncoding.BINARY_255 else value] += pixels
     labelled = max(1, sum(counts[i] for i in range(len(names))))
     return {name: counts[i] / labelled for i, name in enumerate(names)}
+
+
+def _largest(pairs: Iterable[Pair], images: Mapping[Path, ImageFacts]) -> tuple[int, int] | None:
+    sizes = [size for pair in pairs if (size := images[pair.image].size)]
+    return max(sizes, key=lambda size: size[0] * size[1], default=None)
 
 
 def _sizes(images: dict[Path, ImageFacts]) -> dict[str, Any]:

@@ -91,6 +91,7 @@ class DataSet:
     digests: dict[Path, str] = field(default_factory=dict)  # hash of the bytes of each image
     by_seed: bool = False  # whether the splits were made by a seed just now
     unused: tuple[Pair, ...] = ()  # training images that the run leaves out
+    largest: tuple[int, int] | None = None  # (H, W) of the largest training image
 
 
 def find_folders(root: Path) -> list[Folder]:

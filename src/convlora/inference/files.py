@@ -25,6 +25,8 @@ from convlora.inference.tiled import forget
 from convlora.model import foreground_ids
 from convlora.output import WriteError, write_whole
 
+_LARGE = 2  # times the longest side of the largest training image
+
 
 @dataclass
 class Outcome:
@@ -37,6 +39,7 @@ class Outcome:
         stopped: why the work ended early, or "": the images after that were not tried.
         interrupted: whether that was Ctrl-C.
         unread: by key of `convlora.data.formats.NOT_READ`, images of which a part was not read.
+        scaled: images that were scaled as a whole though much larger than those of the training, with (H, W).
     """
 
     written: int = 0
@@ -45,6 +48,7 @@ class Outcome:
     stopped: str = ""
     interrupted: bool = False
     unread: dict[str, list[Path]] = field(default_factory=dict)
+    scaled: list[tuple[Path, tuple[int, int]]] = field(default_factory=list)
 
 
 def predict_files(
@@ -102,6 +106,7 @@ def run_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Outcome:
 
         def finish(job: Job, result: _Result | ConvLoraError | None) -> None:
             _finish(job, result, outcome)
+            _note_size(job, result, predictor, outcome)
             progress.advance(task)
 
         try:
@@ -112,6 +117,7 @@ def run_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Outcome:
         except KeyboardInterrupt:
             outcome.stopped, outcome.interrupted = "Stopped.", True
     _warn(outcome.unread)
+    _warn_of_sizes(outcome, predictor)
     return outcome
 
 
@@ -130,6 +136,32 @@ def _warn(unread: Mapping[str, Sequence[Path]]) -> None:
         more = f" and {len(images) - 1} more" if len(images) > 1 else ""
         found, rule, fix = NOT_READ[code]
         print(f"warning: {images[0]}{more}: {found}. {rule} {fix}", file=sys.stderr)
+
+
+def _note_size(
+    job: Job, result: _Result | ConvLoraError | None, predictor: Predictor, outcome: Outcome
+) -> None:
+    known = predictor.segmenter.largest_image
+    if isinstance(result, _Result) and known is not None:
+        size = (result.ids.shape[0], result.ids.shape[1])
+        if max(size) > _LARGE * max(known) and not predictor.cuts(size):
+            outcome.scaled.append((job.image, size))
+
+
+def _warn_of_sizes(outcome: Outcome, predictor: Predictor) -> None:
+    """Tell once of images in which everything looks smaller to the model than in its training."""
+    known = predictor.segmenter.largest_image
+    if not outcome.scaled or known is None:
+        return
+    image, size = outcome.scaled[0]
+    more = f" and {len(outcome.scaled) - 1} more" if len(outcome.scaled) > 1 else ""
+    print(
+        f"warning: {image}{more}: {size[0]} x {size[1]} pixels were scaled to the model's input as a whole. "
+        f"The largest training image had {known[0]} x {known[1]}, so all looks smaller than in training. If "
+        "pixels show as much of the world in both, cut it into tiles: "
+        f"--tile {max(known)} (in Python tile=).",
+        file=sys.stderr,
+    )
 
 
 def _read(outcome: Outcome, job: Job) -> np.ndarray | ConvLoraError | None:

@@ -125,6 +125,7 @@ class Validation:
             "step": progress.step,
             "metrics": {k: None if math.isnan(v) else v for k, v in scores.items()},
             "data_fingerprint": self.dataset.fingerprint,
+            "largest_image": self.dataset.largest,
             "command": self.command,
             "seed": self.config.seed,
         }
