@@ -11,6 +11,7 @@ import convlora
 from convlora.comparison import launch
 from convlora.comparison.settings import make_settings
 from convlora.data.images import read_image
+from small import write_table
 
 
 def scores(out):
@@ -145,6 +146,23 @@ def test_a_rate_that_was_chosen_from_fewer_runs_is_told(call, in_process, tmp_pa
         ]
         assert tuning[0]["validation"]["mean_iou"] > 0
     assert "of 2 that were reached" not in text
+
+
+def test_that_a_seed_made_the_splits_is_told(command, small_backbone, in_process, tmp_path):
+    data = write_table(tmp_path / "data", split=False, count=6)
+    arguments = (
+        "--out",
+        tmp_path / "out",
+        "--backbone",
+        small_backbone,
+        "--max-steps",
+        "1",
+        "--image-size",
+        "64",
+    )
+    code, text, _ = command("compare", data, *arguments, "--methods", "decoder-only", "--seeds", "1")
+    assert code == 0
+    assert "note: splits: made here by seed 0, image by image" in text
 
 
 def test_a_failed_run_is_told_and_the_rest_go_on(call, in_process, tmp_path):

@@ -272,5 +272,7 @@ def test_what_is_resumed_has_the_splits_of_the_run(small_backbone, tmp_path):
             file.write(f"pictures/new{i}.png,truth/new{i}_mask.png\n")
     found = dry_run(config, resume=True)
     assert (found.images, found.plan) == (before.images, before.plan)
+    made = "splits: made here by seed 0, image by image"
+    assert [sum(made in line for line in told.remarks) for told in (before, found)] == [1, 0]
     assert any("8 images have come since the run" in line for line in found.warnings)
     assert dry_run(config).images["train"] > before.images["train"]

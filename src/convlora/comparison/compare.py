@@ -22,7 +22,7 @@ from convlora.figures import check_matplotlib
 from convlora.metrics import LOWER_IS_BETTER
 from convlora.output import make_folder, write_text
 from convlora.presets import preset_method
-from convlora.training.notes import thin_areas
+from convlora.training.notes import made_splits, thin_areas
 from convlora.training.plan import make_plan
 from convlora.training.run_folder import run_folder_is_free
 from convlora.training.validation import check_metric
@@ -61,6 +61,8 @@ def compare(
     of_sam = not labels <= set(BASELINES)
     spec = load_sam(config.backbone).sam.spec.encoder if of_sam else None
     base, default_lr = _shared(config, entries, len(dataset.splits["train"]), spec)
+    for note in made_splits(dataset):
+        say(f"note: {note}")
     if spec:
         size, patch = base["image_size"], spec.patch_size
         for note in thin_areas(dataset, size, config.resize, patch, with_unet="unet" in labels):

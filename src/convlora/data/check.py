@@ -15,7 +15,7 @@ from convlora.data.check_scored import only_split
 from convlora.data.check_values import check_foreground, check_training, check_values, find_encoding
 from convlora.data.find import find_source
 from convlora.data.labels import Label, MaskFile
-from convlora.data.layout import DataSet, Folder, Pair, fingerprint, pair_by_stem, split_pairs
+from convlora.data.layout import BY_SEED, DataSet, Folder, Pair, fingerprint, pair_by_stem, split_pairs
 from convlora.data.masks import MaskEncoding
 from convlora.data.palette import FILE as PALETTE
 from convlora.data.palette import Palette, count_colours, draft, find_palette
@@ -29,10 +29,6 @@ from convlora.errors import DataError
 
 __all__ = ["Problem", "Report", "check_dataset"]
 
-_BY_SEED = (
-    "made here by seed {seed}, image by image: scores are too good if some are tiles of one scene or slices "
-    "of one volume; make splits of your own then"
-)
 _MORE = "Add pairs, or make the folders train and val."
 
 
@@ -109,7 +105,7 @@ def check_dataset(
     report.statistics = {
         "layout": source.layout + (f", palette {setting.colours.source.name}" if setting.colours else ""),
         "images": {split: len(found) for split, found in pairs.items()},
-        **({"splits": _BY_SEED.format(seed=split_seed)} if report.found and report.found.by_seed else {}),
+        **({"splits": BY_SEED.format(seed=split_seed)} if report.found and report.found.by_seed else {}),
         "classes": list(names),
         "share of training pixels": {name: round(share, 4) for name, share in shares.items()},
         **_sizes(images),

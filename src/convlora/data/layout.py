@@ -33,6 +33,11 @@ __all__ = [
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 #: Names that the folder of the masks may have; 'masks' comes first, of the others there must be one only.
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "gt", "ground_truth")
+#: What is said of splits that `split_pairs` has made.
+BY_SEED = (
+    "made here by seed {seed}, image by image: scores are too good if some are tiles of one scene or slices "
+    "of one volume; make splits of your own then"
+)
 LAYOUT_HELP = (
     "A data folder holds {train,val,test}/{images,masks}/NAME.png, "
     "or {images,masks}/{train,val,test}/NAME.png, or {images,masks}/NAME.png without splits; "

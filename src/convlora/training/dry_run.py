@@ -21,7 +21,7 @@ from convlora.errors import ConfigError
 from convlora.inference.device import slowness, training_dtype
 from convlora.model import Segmenter, SegmenterConfig, default_head
 from convlora.training.memory import MIB, StepMemory, estimate_peak, simulate_step
-from convlora.training.notes import remarks, thin_areas
+from convlora.training.notes import made_splits, remarks, thin_areas
 from convlora.training.objective import resolve_loss
 from convlora.training.plan import Plan, make_plan
 from convlora.training.processes import check_launcher_variables
@@ -168,6 +168,7 @@ def dry_run(config: RunConfig, resume: bool = False) -> DryRun:
         else 0,
         remarks=[
             *remarks(config),
+            *made_splits(dataset),
             *thin_areas(dataset, built.image_size, built.resize, spec.encoder.patch_size),
         ],
         warnings=[

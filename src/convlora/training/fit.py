@@ -34,7 +34,7 @@ from convlora.training.environment import describe_environment, read_command
 from convlora.training.interrupts import on_interrupt
 from convlora.training.lock import locked
 from convlora.training.loop import Loop
-from convlora.training.notes import notes, remarks, thin_areas
+from convlora.training.notes import made_splits, notes, remarks, thin_areas
 from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
 from convlora.training.plan import make_plan
@@ -287,7 +287,7 @@ class _Run:
         sizes = ", ".join(f"{len(pairs)} {split}" for split, pairs in self.dataset.splits.items())
         for line in self.warnings:
             self.reporter.say(f"warning: {line}")
-        for line in [*remarks(self.config), *self._thin_areas()]:
+        for line in [*remarks(self.config), *made_splits(self.dataset), *self._thin_areas()]:
             self.reporter.say(f"note: {line}")
         self.reporter.say(
             f"{config.method} on {config.backbone}: {trained.trainable:,} of {trained.total:,} parameters "

@@ -8,7 +8,7 @@ from convlora.config import RunConfig
 from convlora.data.classes import read_class_names
 from convlora.data.find import find_source
 from convlora.data.labels import read_label
-from convlora.data.layout import DataSet
+from convlora.data.layout import BY_SEED, DataSet
 from convlora.data.thickness import thickness
 from convlora.data.transforms import fit_geometry
 from convlora.errors import DataError
@@ -58,6 +58,11 @@ def notes(config: RunConfig, classes: tuple[str, ...]) -> list[str]:
     if len(classes) == 2 and config.num_masks is not None:
         found.append("num_masks and multiclass_head have no effect: the data has two classes.")
     return found
+
+
+def made_splits(dataset: DataSet) -> list[str]:
+    """A note where the splits were drawn just now, which hides what images have in common."""
+    return [f"splits: {BY_SEED.format(seed=0)}"] if dataset.by_seed else []
 
 
 def thin_areas(
