@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionAttention
 
-from convlora.adapters import ConvLora, Lora, Vpt, install, trainable_parameters
+from convlora.adapters import Adapter, ConvLora, Lora, Vpt, install, trainable_parameters
 from convlora.analysis.attention import pairwise_distances, watch_distances
 from convlora.backbone.attention import Attention
 from convlora.backbone.image_encoder import ImageEncoder
@@ -73,7 +73,8 @@ def slow_distance(block, x, inside):
             if block.window_size:
                 window = F.pad(window, (0, 0, 0, w - window.shape[1], 0, w - window.shape[0]))
             h, v = window.shape[:2]
-            weights = torch.cat(list(block.attn.probabilities(window[None])), dim=2)[0]
+            attn = getattr(block.attn, "base", block.attn)
+            weights = torch.cat(list(attn.probabilities(window[None])), dim=2)[0]
             for q in range(h * v):
                 row, column = divmod(q, v)
                 if top + row >= H or left + column >= W or not inside[top + row, left + column]:
@@ -86,7 +87,15 @@ def slow_distance(block, x, inside):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method", [None, Lora(rank=2), ConvLora(rank=2, scales=(1, 3), scope="image")])
+@pytest.mark.parametrize(
+    "method",
+    [
+        None,
+        Lora(rank=2),
+        Adapter(placement="sequential"),
+        ConvLora(rank=2, scales=(1, 3), scope="image"),
+    ],
+)
 def test_distance_is_the_slow_sum(method):
     made = encoder(method)
     inside = torch.ones(5, 7, dtype=torch.bool)

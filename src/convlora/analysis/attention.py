@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from convlora.backbone.attention import Attention
 from convlora.backbone.image_encoder import Block, ImageEncoder
 
 Distances = dict[int, list[Tensor]]
@@ -33,7 +34,9 @@ def watch_distances(encoder: ImageEncoder, inside: Tensor) -> Iterator[Distances
     for i, block in enumerate(encoder.blocks):
         assert isinstance(block, Block)
         record = partial(_record, found, i, block, inside, encoder.spec.patch_size)
-        hooks.append(block.attn.register_forward_pre_hook(record))
+        # a method may have put a layer of its own around it
+        attention = next(module for module in block.attn.modules() if isinstance(module, Attention))
+        hooks.append(attention.register_forward_pre_hook(record))
     try:
         yield found
     finally:
@@ -47,15 +50,15 @@ def _record(
     block: Block,
     inside: Tensor,
     patch: int,
-    attention: nn.Module,
+    attention: Attention,
     inputs: tuple[Tensor],
 ) -> None:
     (x,) = inputs
     seen = block.cut(inside[None, :, :, None].to(x.device, x.dtype)).flatten(1) > 0  # (windows, N)
     distance = patch * pairwise_distances(x.shape[1], x.shape[2]).to(x.device)
-    total = torch.zeros(block.attn.num_heads, device=x.device)
+    total = torch.zeros(attention.num_heads, device=x.device)
     start = 0
-    for part in block.attn.probabilities(x):
+    for part in attention.probabilities(x):
         end = start + part.shape[2]
         per_query = (part * distance[start:end]).sum(-1)  # (windows, heads, queries)
         total += (per_query * seen[:, None, start:end]).sum((0, 2))
