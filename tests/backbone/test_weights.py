@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import SamModel
 
 from convlora.backbone.initialise import random_sam
 from convlora.backbone.presets import BACKBONES, SAM_TINY
-from convlora.backbone.spec_io import spec_from_config, spec_to_config
+from convlora.backbone.spec_io import check_spec, spec_from_config, spec_to_config
 from convlora.backbone.weights import BUNDLED, fingerprint, load_sam, save_sam
 from convlora.checkpoint import from_pretrained
 from convlora.errors import WeightsError
@@ -69,10 +70,12 @@ def test_what_we_save_transformers_loads(theirs, tmp_path):
     assert_close(got.pred_masks, want.pred_masks, 1e-6)
 
 
-def test_half_precision_files_load_as_fp32(theirs, tmp_path):
-    save_sam(ours(theirs), tmp_path, torch.float16)
-    sam = load_sam(tmp_path).sam
-    assert {p.dtype for p in sam.parameters()} == {torch.float32}
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_files_load_as_fp32(theirs, tmp_path, dtype):
+    sam = ours(theirs)
+    save_sam(sam, tmp_path, dtype)
+    loaded = load_sam(tmp_path).sam.state_dict()
+    assert all(torch.equal(loaded[name], t.to(dtype).float()) for name, t in sam.state_dict().items())
 
 
 @pytest.mark.parametrize("spec", [SPEC, *BACKBONES.values()])
@@ -180,6 +183,43 @@ def test_broken_meta_files(tmp_path, content, message):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=message):
         load_sam(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("vision_config", "hidden_act", "relu"),
+        ("vision_config", "layer_norm_eps", 1e-5),
+        ("vision_config", "num_channels", 4),
+        ("prompt_encoder_config", "hidden_act", "gelu_new"),
+        ("prompt_encoder_config", "layer_norm_eps", 1e-5),
+        ("prompt_encoder_config", "num_point_embeddings", 6),
+        ("mask_decoder_config", "hidden_act", "gelu"),
+        ("mask_decoder_config", "layer_norm_eps", 1e-5),
+    ],
+)
+def test_values_that_are_not_implemented_are_refused(folder, section, key, value):
+    """The tensors of most of them fit all the same."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert key in config[section]  # transformers writes it, and reads it
+    config[section][key] = value
+    with pytest.raises(WeightsError, match=rf"{section}\.{key} is {value!r}; only .* is implemented"):
+        spec_from_config(config, folder / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("part", "changed", "message"),
+    [
+        ("encoder", {"out_channels": 48}, "gives 48 channels and the mask decoder takes 32"),
+        ("encoder", {"num_heads": 5}, "has 48 channels for 5 heads"),
+        ("decoder", {"num_heads": 32}, "has 32 and 16 channels for 32 heads"),
+        ("decoder", {"attention_downsample_rate": 64}, "has 32 and 0 channels for 4 heads"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other(tmp_path, part, changed, message):
+    spec = replace(SPEC, **{part: replace(getattr(SPEC, part), **changed)})
+    with pytest.raises(WeightsError, match=f"describes a SAM that cannot work: the .* {message}"):
+        check_spec(spec, tmp_path)
 
 
 @pytest.mark.parametrize(

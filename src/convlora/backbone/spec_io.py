@@ -37,12 +37,20 @@ _DECODER_DEFAULTS: dict[str, Any] = {
     "iou_head_hidden_dim": 256,
 }
 
+#: What transformers reads beside these numbers, with the only value that is implemented here.
+_IMPLEMENTED: dict[str, dict[str, Any]] = {
+    "vision_config": {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "num_channels": 3},
+    "prompt_encoder_config": {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "num_point_embeddings": 4},
+    "mask_decoder_config": {"hidden_act": "relu", "layer_norm_eps": 1e-6},
+}
+
 
 def spec_from_config(config: Mapping[str, Any], source: Path) -> SamSpec:
     """Read transformers' `SamConfig` dictionary.
 
     Raises:
-        WeightsError: it describes another kind of model, or a value is not valid; names the key.
+        WeightsError: it describes another kind of model, or a value is not valid, or not implemented; names
+            the key.
     """
     if config.get("model_type") != "sam":
         kind = f"of type '{config['model_type']}'" if "model_type" in config else "without 'model_type'"
@@ -97,6 +105,13 @@ def _section(
             continue  # no windows: every block is global
         if not valid:
             raise WeightsError(f"{source}: {name}.{key} is {value!r}; it must be {rule}. Download it again.")
+    for key, only in _IMPLEMENTED[name].items():
+        value = section.get(key, only)
+        if value != only:  # the tensors would fit, and give other masks than in transformers
+            raise WeightsError(
+                f"{source}: {name}.{key} is {value!r}; only {only!r}, as in Meta's models, is implemented. "
+                "Use a backbone that has it, such as facebook/sam-vit-base."
+            )
     return section
 
 
@@ -161,6 +176,37 @@ def spec_to_config(spec: SamSpec) -> dict[str, Any]:
             "iou_head_hidden_dim": decoder.iou_head_hidden_dim,
         },
     }
+
+
+def check_spec(spec: SamSpec, source: Path) -> None:
+    """Check that the parts of a SAM fit each other, which no single tensor's shape tells.
+
+    Raises:
+        WeightsError: they do not; names the numbers.
+    """
+    encoder, decoder = spec.encoder, spec.decoder
+    inner = decoder.dim // max(1, decoder.attention_downsample_rate)
+    rules = {
+        f"the encoder gives {encoder.out_channels} channels and the mask decoder takes {decoder.dim}": (
+            encoder.out_channels == decoder.dim
+        ),
+        f"the encoder has {encoder.embed_dim} channels for {encoder.num_heads} heads": (
+            _divides(encoder.num_heads, encoder.embed_dim)
+        ),
+        f"the mask decoder has {decoder.dim} and {inner} channels for {decoder.num_heads} heads": (
+            _divides(decoder.num_heads, decoder.dim) and _divides(decoder.num_heads, inner)
+        ),
+    }
+    broken = [text for text, fits in rules.items() if not fits]
+    if broken:
+        raise WeightsError(
+            f"{source} describes a SAM that cannot work: {'; '.join(broken)}. Channels of neighbours must be "
+            "the same, and a multiple of the heads. Download it again."
+        )
+
+
+def _divides(heads: int, channels: int) -> bool:
+    return heads > 0 and channels > 0 and channels % heads == 0
 
 
 def spec_from_tensors(tensors: Mapping[str, Tensor], source: Path) -> SamSpec:

@@ -16,7 +16,7 @@ from convlora.backbone.initialise import random_sam
 from convlora.backbone.key_maps import from_transformers, to_transformers
 from convlora.backbone.presets import BACKBONES, SamSpec
 from convlora.backbone.sam import Sam
-from convlora.backbone.spec_io import spec_from_config, spec_from_tensors, spec_to_config
+from convlora.backbone.spec_io import check_spec, spec_from_config, spec_from_tensors, spec_to_config
 from convlora.errors import WeightsError
 from convlora.output import to_disk, write_text
 from convlora.settings import expand_user
@@ -199,6 +199,7 @@ def _load_meta(file: Path) -> Sam:
 
 
 def _assemble(spec: SamSpec, tensors: Mapping[str, Tensor], source: Path) -> Sam:
+    check_spec(spec, source)
     try:
         with torch.device("meta"):
             sam = Sam(spec)
