@@ -172,17 +172,48 @@ class _NotATensor:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": {"a": torch.zeros(1)}}, "no plain table of tensors"),
+        ({"epoch": 3, "best": torch.zeros(1)}, r"holds no table of tensors; it must hold one"),
+        (
+            {"model": {"a": torch.zeros(1)}, "model_ema": {"a": torch.zeros(1)}},
+            r"holds 2 tables of tensors \(model, model_ema\); it must hold one",
+        ),
         ({"a": torch.zeros(1)}, "has no tensor 'image_encoder.patch_embed.proj.weight'"),
         ({"a": _NotATensor()}, "cannot be read as tensors"),
-        ({0: torch.zeros(1)}, "no plain table of tensors"),
+        ({0: torch.zeros(1)}, "holds no table of tensors"),
+        ({}, "holds no table of tensors"),
+        ([torch.zeros(1)], "holds no table of tensors"),
     ],
-    ids=["training checkpoint", "other model", "pickled object", "numbered"],
+    ids=["no model", "two models", "other model", "pickled object", "numbered", "empty", "list"],
 )
 def test_broken_meta_files(tmp_path, content, message):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=message):
         load_sam(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda t: {"model": t, "optimizer": {"state": {0: {"step": torch.ones(())}}}, "epoch": 3},
+        lambda t: {f"module.{name}": tensor for name, tensor in t.items()},
+        lambda t: {"state_dict": {f"module.sam.{name}": tensor for name, tensor in t.items()}},
+    ],
+    ids=["training checkpoint", "DDP", "wrapped"],
+)
+def test_meta_file_that_was_trained_on(meta_file, tmp_path, wrap):
+    torch.save(wrap(torch.load(meta_file)), tmp_path / "trained.pth")
+    assert load_sam(tmp_path / "trained.pth").fingerprint == load_sam(meta_file).fingerprint
+
+
+def test_tensors_beside_those_of_sam_are_refused_by_name(meta_file):
+    tensors = {f"sam.{name}": tensor for name, tensor in torch.load(meta_file).items()}
+    torch.save({**tensors, "lora.w_a.weight": torch.zeros(1)}, meta_file)
+    with pytest.raises(WeightsError, match=r"1 unexpected: lora\.w_a\.weight"):
+        load_sam(meta_file)
+    name = "mask_decoder.iou_token.weight"
+    torch.save({**tensors, name: tensors[f"sam.{name}"] + 1}, meta_file)  # two that would be one
+    with pytest.raises(WeightsError, match=r"has no tensor 'image_encoder\.patch_embed\.proj\.weight'"):
+        load_sam(meta_file)
 
 
 @pytest.mark.parametrize(

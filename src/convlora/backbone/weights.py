@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,13 +13,14 @@ from torch import Tensor
 
 from convlora.backbone.initialise import random_sam
 from convlora.backbone.key_maps import from_transformers, to_transformers
+from convlora.backbone.meta_file import read_meta
 from convlora.backbone.presets import BACKBONES, SamSpec
 from convlora.backbone.sam import Sam
 from convlora.backbone.spec_io import check_spec, spec_from_config, spec_from_tensors, spec_to_config
 from convlora.errors import WeightsError
 from convlora.output import to_disk, write_text
 from convlora.settings import expand_user
-from convlora.weight_files import fetch, first_line, read_json, read_tensors, refuse_pointer
+from convlora.weight_files import fetch, first_line, read_json, read_tensors
 
 BUNDLED = Path(__file__).parent / "sam_tiny"
 _CONFIG, _TENSORS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -41,8 +41,8 @@ def load_sam(source: str | Path) -> LoadedSam:
 
     Args:
         source: `sam-tiny` (bundled); a hub id such as `facebook/sam-vit-base`; a folder with config.json and
-            model.safetensors as transformers writes it; Meta's `.pth`; or `random:NAME`, the shape of a
-            preset with random weights (a baseline).
+            model.safetensors as transformers writes it; Meta's `.pth`, or one with its names that was trained
+            on (`meta_file`); or `random:NAME`, the shape of a preset with random weights (a baseline).
 
     Returns:
         The model in fp32 on the CPU, with a fingerprint of its weights.
@@ -58,7 +58,8 @@ def load_sam(source: str | Path) -> LoadedSam:
     elif Path(name).is_dir():
         sam = _load_folder(Path(name))
     elif Path(name).suffix in {".pth", ".pt"}:
-        sam = _load_meta(Path(name))
+        tensors = read_meta(Path(name))
+        sam = _assemble(spec_from_tensors(tensors, Path(name)), tensors, Path(name))
     elif Path(name).is_file():
         raise WeightsError(
             f"{name} is a file. Give the folder that holds {_CONFIG} and {_TENSORS}, or one of Meta's "
@@ -105,8 +106,8 @@ def save_sam(sam: Sam, folder: Path, dtype: torch.dtype = torch.float32) -> None
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """Hash that tells one set of weights from another, the same for every file format they came from.
 
-    Of each tensor its name, shape and up to 1,024 evenly spaced values (in fp32) are hashed, so that it
-    takes milliseconds even for ViT-H.
+    Of each tensor its name, shape and 1,024 to 2,047 evenly spaced values (in fp32; all, if there are fewer)
+    are hashed, so that it takes milliseconds even for ViT-H.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -175,27 +176,6 @@ def _tensor_files(folder: Path) -> list[Path]:
     if not names or not all(isinstance(name, str) for name in names):
         raise WeightsError(f"{index} lists no files under 'weight_map'. Download it again.")
     return [folder / name for name in sorted(names)]
-
-
-def _load_meta(file: Path) -> Sam:
-    refuse_pointer(file)
-    try:
-        tensors: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{file} does not exist. Give the path of one of Meta's sam_vit_*.pth.") from error
-    except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError
-        raise WeightsError(
-            f"{file} cannot be read as tensors ({first_line(error)}). It is damaged, or not one of Meta's "
-            "sam_vit_*.pth; for safety, files that hold anything but tensors are refused."
-        ) from error
-    if not isinstance(tensors, dict) or not all(
-        isinstance(name, str) and isinstance(t, Tensor) for name, t in tensors.items()
-    ):
-        raise WeightsError(
-            f"{file} holds no plain table of tensors. It looks like a training checkpoint of another tool; "
-            "give one of Meta's sam_vit_*.pth."
-        )
-    return _assemble(spec_from_tensors(tensors, file), tensors, file)
 
 
 def _assemble(spec: SamSpec, tensors: Mapping[str, Tensor], source: Path) -> Sam:
