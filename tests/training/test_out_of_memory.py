@@ -5,16 +5,21 @@ from typing import ClassVar
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from step_cases import CASES, batches, segmenter
 from torch import nn
 
+from convlora.adapters import auxiliary_loss
 from convlora.config import make_config
 from convlora.errors import ConfigError
 from convlora.inference.predictor import is_out_of_memory
 from convlora.training import fit as fit_module
 from convlora.training.fit import fit
-from convlora.training.loop import cut
+from convlora.training.loop import Loop, cut
+from convlora.training.plan import Plan
+from convlora.training.report import Reporter
 
 STEPS = 4
 
@@ -105,6 +110,29 @@ def test_halves_until_it_fits_and_trains_as_if_it_had_started_so(
     expected = weights(tmp_path / "small")
     for name, value in weights(tmp_path / "halved").items():
         assert torch.equal(value, expected[name]), name  # nothing of the failed attempts is left
+
+
+def test_the_graph_of_the_failed_pass_is_let_go_before_the_next(small_backbone, tmp_path):
+    """A balance loss that no backward pass has reached holds all that the encoder kept for it."""
+    model, held = segmenter(small_backbone, CASES["binary"]), []
+    model.register_forward_pre_hook(lambda *_: held.append(auxiliary_loss(model.encoder)))
+
+    def objective(output, target, keys):
+        if len(keys) == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return output.mask_logits.mean()
+
+    batch = {
+        name: torch.cat([b[name] for b in batches(CASES["binary"])]) for name in ("image", "mask", "key")
+    }
+    optimizer = torch.optim.SGD(model.parameters())
+    with Reporter(tmp_path, 1, "x", enabled=False) as reporter:
+        loop = Loop(
+            Accelerator(cpu=True), model, optimizer, objective, Plan(1, 4, 4, 1, 1e-3, 1), 1.0, reporter
+        )
+        loop._gradients([batch])
+    assert held[:2] == [None, None]
+    assert len(held) == 3
 
 
 def test_a_micro_batch_that_is_no_power_of_two_goes_down_to_one_image(

@@ -249,3 +249,10 @@ def auxiliary_loss(module: nn.Module) -> Tensor | None:
     """Sum of the side losses of the last forward pass, scalar; None where no layer has one."""
     losses = [m.aux_loss for m in module.modules() if isinstance(m, HasAuxLoss) and m.aux_loss is not None]
     return torch.stack(losses).sum() if losses else None
+
+
+def forget_auxiliary_loss(module: nn.Module) -> None:
+    """Let go of the side losses; one that was never run backward holds the activations of its whole pass."""
+    for layer in module.modules():
+        if isinstance(layer, HasAuxLoss):
+            layer.aux_loss = None

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from convlora.adapters import forget_auxiliary_loss
 from convlora.errors import ConfigError
 from convlora.inference.predictor import is_out_of_memory
 from convlora.training.objective import Objective
@@ -121,6 +122,7 @@ class Loop:
 
     def _halve(self, reason: str) -> None:
         self.optimizer.zero_grad(set_to_none=True)
+        forget_auxiliary_loss(self.model)
         release_memory()
         images = self._images_at_once()
         if images == 1 or self.accelerator.num_processes > 1:
