@@ -116,6 +116,17 @@ def test_estimate_is_the_sum_of_its_parts(half):
     assert estimate_peak(step, "cuda", held=7, cached=3) == more + DEVICE_OVERHEAD
 
 
+def test_weights_are_read_in_fp32_whatever_the_precision(monkeypatch, binary_data, tmp_path):
+    """ViT-H's frozen weights take half of the memory once they are rounded, and all of it before."""
+    monkeypatch.setattr(module, "simulate_step", lambda *a: StepMemory(0, 0, 0, half=True))
+    asked = {"backbone": "random:facebook/sam-vit-huge", "method": "decoder-only", "augment": "none"}
+    found = dry_run(make_config({"data": binary_data, "out": tmp_path / "run", **asked}))
+    assert found.memory_mib > 4 * found.all_parameters / MIB > 2000
+    loaded = 10 * CPU_OVERHEAD
+    assert estimate_peak(found.step, "cpu", held=7, loaded=loaded) == 7 + loaded
+    assert estimate_peak(found.step, "cuda", held=7, loaded=loaded) == DEVICE_OVERHEAD
+
+
 def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["convlora", "train", *map(str, arguments), "--dry-run"])
     with pytest.raises(SystemExit) as stop:

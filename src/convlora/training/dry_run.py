@@ -144,7 +144,7 @@ def dry_run(config: RunConfig, resume: bool = False) -> DryRun:
     trained, total = _count(spec, built)
     step = simulate_step(spec, built, plan.micro_batch, dtype, config.checkpointing)
     cached = bytes_kept(len(dataset.splits["train"]), built.image_size, config.keeps_embeddings)
-    peak = estimate_peak(step, state.device.type, held, cached)
+    peak = estimate_peak(step, state.device.type, held, cached, loaded=4 * total)
     height, width = report.statistics.get("largest image", (0, 0))
     native = step.parameters + 4 * len(dataset.classes) * height * width * 4  # logits, softmax, copies
     return DryRun(

@@ -39,7 +39,8 @@ class StepMemory:
     """Bytes of one training step.
 
     Attributes:
-        parameters: all parameters, trained or not, in fp32.
+        parameters: all parameters, trained or not, as training holds them: frozen ones in half precision
+            where it computes so.
         state: gradients and AdamW's two moments of the trained ones.
         activations: most that is alive besides, in forward and backward of one micro-batch.
         half: whether it computes in half precision.
@@ -86,7 +87,7 @@ def simulate_step(
     return StepMemory(parameters, 3 * trained, max(0, peak - parameters - trained), dtype is not None)
 
 
-def estimate_peak(step: StepMemory, device: str, held: int, cached: int = 0) -> int:
+def estimate_peak(step: StepMemory, device: str, held: int, cached: int = 0, loaded: int = 0) -> int:
     """Peak in bytes: of the process on a CPU (resident set size), of the allocator on another device.
 
     Args:
@@ -94,9 +95,12 @@ def estimate_peak(step: StepMemory, device: str, held: int, cached: int = 0) -> 
         device: type of the device.
         held: resident bytes of the process before the model is built.
         cached: decoded training images that are kept.
+        loaded: the weights as they are read, before those that stay frozen are rounded; always on the CPU.
     """
     model = step.parameters + step.state + int(ACTIVATION_FACTORS[step.half] * step.activations)
-    return model + (held + cached + CPU_OVERHEAD if device == "cpu" else DEVICE_OVERHEAD)
+    if device != "cpu":
+        return model + DEVICE_OVERHEAD
+    return held + max(model + cached + CPU_OVERHEAD, loaded)
 
 
 class _LiveBytes(TorchDispatchMode):
