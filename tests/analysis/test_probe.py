@@ -69,6 +69,14 @@ def test_nothing_to_probe():
         linear_probe(train, train)
 
 
+def test_nothing_to_score():
+    test = [(f, np.full_like(y, 255)) for f, y in images(2, 1, 0.6)]
+    with pytest.raises(
+        DataError, match=r"All positions .* are ignored \(255\), so there is nothing to score"
+    ):
+        linear_probe(images(2, 0, 0.6), test)
+
+
 def test_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'convlora\[analyze\]'"):

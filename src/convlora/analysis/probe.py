@@ -51,7 +51,7 @@ def linear_probe(train: Sequence[Labelled], test: Sequence[Labelled], seed: int 
         seed: of the draw.
 
     Raises:
-        DataError: the training positions hold fewer than two classes.
+        DataError: the training positions hold fewer than two classes, or no position to score has a label.
     """
     rng = np.random.default_rng(seed)
     chosen = [_draw(features, labels, rng) for features, labels in train]
@@ -67,6 +67,11 @@ def linear_probe(train: Sequence[Labelled], test: Sequence[Labelled], seed: int 
         known = truth != IGNORE
         if known.any():
             np.add.at(counts, (truth[known], model.predict(own[known])), 1)
+    if not counts.any():
+        raise DataError(
+            "All positions of the images that the probe is scored on are ignored (255), so there is nothing "
+            "to score. Use more images (--images), or another --split."
+        )
     return _score(counts)
 
 
