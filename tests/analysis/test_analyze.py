@@ -2,15 +2,21 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 from convlora.adapters import trainable_parameters
-from convlora.analysis.analyze import analyze
+from convlora.analysis.analyze import _Look, analyze
 from convlora.analysis.routing import watch_routing
 from convlora.checkpoint import save_pretrained
+from convlora.data.check import check_dataset
 from convlora.data.images import read_image
+from convlora.data.transforms import MEAN, STD
 from convlora.errors import ConfigError
 from convlora.model import Segmenter, SegmenterConfig
 from convlora.unet import Unet
@@ -101,6 +107,36 @@ def test_shares_are_those_of_the_gate(small_backbone, tmp_path, routing):
         assert shares.std() > 0
     model.encoder(torch.randn(1, 3, 64, 64))
     assert all(len(rows) == 1 for rows in choices.shares.values())
+
+
+class MiddlePixels(nn.Module):
+    """Instead of an encoder: the pixel in the middle of each patch of 8."""
+
+    neck = nn.Identity()
+
+    def forward(self, image):
+        return self.neck(image[:, :, 4::8, 4::8])
+
+
+def test_the_probes_labels_are_those_at_the_middle_of_each_patch(tmp_path):
+    """Images whose red says the class of every pixel, of the encoder's own size."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for i in range(2):
+            mask = rng.integers(0, 3, (64, 64)).astype(np.uint8)
+            for kind, pixels in (("images", np.stack([100 * mask] * 3, axis=2)), ("masks", mask)):
+                (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(tmp_path / split / kind / f"{split}{i}.png")
+    dataset = check_dataset(tmp_path, classes=CLASSES, splits=("train", "test")).dataset
+    config = SimpleNamespace(image_size=64, resize="stretch")
+    model = SimpleNamespace(config=config, encoder=SimpleNamespace(spec=SimpleNamespace(patch_size=8)))
+    look = _Look(dataset, "test", 2, model, torch.device("cpu"))
+    found = look._features(MiddlePixels(), "test")
+    assert [len(found[place]) for place in ("blocks", "embedding")] == [2, 2]
+    for features, labels in [*found["blocks"], *found["embedding"]]:
+        red = 255 * (features[:, 0] * STD[0] + MEAN[0]) / 100
+        assert np.array_equal(red.round().astype(int), labels)
+        assert not np.array_equal(labels.reshape(8, 8), labels.reshape(8, 8).T)
 
 
 def test_what_is_refused(small_backbone, three_class_data, tmp_path, monkeypatch):
