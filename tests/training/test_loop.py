@@ -98,6 +98,24 @@ def test_clipping_is_at_work():
     assert seen == [pytest.approx(0.5, rel=1e-4)]
 
 
+def test_parts_of_unequal_size_count_by_their_images(tmp_path):
+    """Five images where memory ran out are cut into three and two; a mean of two means would be another."""
+    torch.manual_seed(0)
+    model = Keyless(nn.Linear(3, 1))
+    batch = {"image": torch.randn(5, 3), "mask": torch.randn(5, 1), "key": torch.arange(5)}
+    whole = F.mse_loss(model(batch["image"], None), batch["mask"])
+    expected = torch.autograd.grad(whole, list(model.parameters()))
+    optimizer = torch.optim.SGD(model.parameters())
+    with Reporter(tmp_path, 1, "x", enabled=False) as reporter:
+        plan = Plan(steps=1, batch_size=5, micro_batch=5, processes=1, lr=0.1, eval_every=1)
+        loop = Loop(Accelerator(cpu=True), model, optimizer, mse, plan, 1.0, reporter)
+        loop.splits = 2
+        loss = loop._gradients([batch])
+    torch.testing.assert_close(loss, whole.detach())
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
 def run_with_loss(tmp_path, factors, scaler=None):
     """Train one layer a step for each factor of the loss; its weights after every step."""
     torch.manual_seed(0)
