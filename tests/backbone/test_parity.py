@@ -101,6 +101,16 @@ def test_names_translate_both_ways(pair):
     assert len({to_transformers(name, depth) for name in names}) == len(names)
 
 
+def test_every_norm_has_transformers_eps(pair):
+    """Between 1e-5 and 1e-6 not all of them change what is compared above."""
+    theirs, sam = pair
+    depth = SPEC.decoder.iou_head_depth
+    eps = {name: module.eps for name, module in theirs.named_modules() if hasattr(module, "eps")}
+    wanted = {from_transformers(f"{name}.weight", depth): value for name, value in eps.items()}
+    assert {f"{name}.weight": m.eps for name, m in sam.named_modules() if hasattr(m, "eps")} == wanted
+    assert set(wanted.values()) == {1e-5, 1e-6}
+
+
 @pytest.mark.slow
 def test_vit_b_at_1024():
     """The real shape once, masks for clicks included."""
