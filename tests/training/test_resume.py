@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from convlora.state_file import FILE, PREVIOUS
 from convlora.training import fit as fit_module
 from convlora.training.fit import fit
 from convlora.training.lock import locked
+from convlora.training.resume import check_made_with
 
 STEPS = 8
 
@@ -234,6 +236,20 @@ def test_data_that_changed_since(cut_run, tmp_path):
     Image.fromarray(1 - np.asarray(Image.open(mask))).save(mask)
     with pytest.raises(ConfigError, match=r"The data changed since the run .* Put it back"):
         fit(cut_run.model_copy(update={"data": data}), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"backbone": "x"}, r"The backbone changed since the run in out .* \(fingerprint b then, x now"),
+        ({"data": "x", "backbone": "y"}, r"The data and the backbone changed .* \(fingerprint a then, x now"),
+    ],
+)
+def test_what_must_be_the_same_when_a_run_is_resumed(changed, message):
+    saved = {"data": "a", "backbone": "b", "torch": "2.6"}
+    assert check_made_with(saved, dict(saved), Path("out")) == []
+    with pytest.raises(ConfigError, match=message):
+        check_made_with(saved, saved | changed, Path("out"))
 
 
 def test_other_versions_are_told(whole, cut_run, monkeypatch, capsys):
