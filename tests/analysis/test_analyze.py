@@ -12,7 +12,9 @@ from torch import nn
 
 from convlora.adapters import trainable_parameters
 from convlora.analysis.analyze import _Look, analyze
+from convlora.analysis.attention import watch_distances
 from convlora.analysis.routing import watch_routing
+from convlora.backbone.image_encoder import ImageEncoder
 from convlora.checkpoint import save_pretrained
 from convlora.data.check import check_dataset
 from convlora.data.images import read_image
@@ -20,6 +22,7 @@ from convlora.data.transforms import MEAN, STD
 from convlora.errors import ConfigError
 from convlora.model import Segmenter, SegmenterConfig
 from convlora.unet import Unet
+from small import SMALL
 
 CLASSES = ("background", "disc", "bar")
 
@@ -43,7 +46,7 @@ def test_conv_lora(command, small_backbone, three_class_data, tmp_path):
     out = tmp_path / "run" / "analysis"
     assert f"Read {out / 'README.md'} first" in text
     found = json.loads((out / "analysis.json").read_text())
-    assert len(found["images"]) == 3
+    assert found["images"] == ["test_00", "test_02", "test_03"]  # evenly spaced, of four
     assert list(found["routing"]) == ["blocks.0.attn.qkv", "blocks.1.attn.qkv"]
     for shares in found["routing"].values():
         assert [sum(row) for row in shares] == pytest.approx([1.0] * 3)
@@ -109,6 +112,33 @@ def test_shares_are_those_of_the_gate(small_backbone, tmp_path, routing):
     assert all(len(rows) == 1 for rows in choices.shares.values())
 
 
+def look_at(data, resize):
+    dataset = check_dataset(data, classes=CLASSES, splits=("train", "test")).dataset
+    config = SimpleNamespace(image_size=64, resize=resize)
+    model = SimpleNamespace(config=config, encoder=SimpleNamespace(spec=SimpleNamespace(patch_size=8)))
+    return _Look(dataset, "test", 2, model, torch.device("cpu"))
+
+
+@torch.no_grad()
+def test_distances_leave_out_the_padding_of_each_image(three_class_data):
+    """An image of 60 x 40 px fills 6 of 8 columns of the map, one of 48 x 64 px 6 of 8 rows."""
+    torch.manual_seed(0)
+    encoder = ImageEncoder(SMALL.encoder).eval()
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    look = look_at(three_class_data, "pad")
+    first, last = look.pairs("test")
+    rows = []
+    for pair, height, width in ((first, 8, 6), (last, 6, 8)):
+        inside = torch.zeros(8, 8, dtype=torch.bool)
+        inside[:height, :width] = True
+        with watch_distances(encoder, inside) as found:
+            encoder(look._image(pair)[0])
+        rows.append(found)
+    for block, heads in look.distances(encoder).items():
+        assert heads == torch.stack([found[block][0] for found in rows]).mean(0).tolist()
+
+
 class MiddlePixels(nn.Module):
     """Instead of an encoder: the pixel in the middle of each patch of 8."""
 
@@ -127,10 +157,7 @@ def test_the_probes_labels_are_those_at_the_middle_of_each_patch(tmp_path):
             for kind, pixels in (("images", np.stack([100 * mask] * 3, axis=2)), ("masks", mask)):
                 (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(tmp_path / split / kind / f"{split}{i}.png")
-    dataset = check_dataset(tmp_path, classes=CLASSES, splits=("train", "test")).dataset
-    config = SimpleNamespace(image_size=64, resize="stretch")
-    model = SimpleNamespace(config=config, encoder=SimpleNamespace(spec=SimpleNamespace(patch_size=8)))
-    look = _Look(dataset, "test", 2, model, torch.device("cpu"))
+    look = look_at(tmp_path, "stretch")
     found = look._features(MiddlePixels(), "test")
     assert [len(found[place]) for place in ("blocks", "embedding")] == [2, 2]
     for features, labels in [*found["blocks"], *found["embedding"]]:
