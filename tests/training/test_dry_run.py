@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,6 +126,17 @@ def test_weights_are_read_in_fp32_whatever_the_precision(monkeypatch, binary_dat
     loaded = 10 * CPU_OVERHEAD
     assert estimate_peak(found.step, "cpu", held=7, loaded=loaded) == 7 + loaded
     assert estimate_peak(found.step, "cuda", held=7, loaded=loaded) == DEVICE_OVERHEAD
+
+
+def test_validation_holds_four_maps_of_the_largest_image(monkeypatch, binary_data, small_backbone, tmp_path):
+    """Scores are taken at native size: of a large image that is more than a step takes. In bytes here."""
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=1000))
+    monkeypatch.setattr(module.psutil, "Process", lambda: process)
+    monkeypatch.setattr(module, "simulate_step", lambda *a: StepMemory(7, 0, 0, half=False))
+    monkeypatch.setattr(module, "estimate_peak", lambda *a, **k: 0)
+    monkeypatch.setattr(module, "MIB", 1)
+    places = {"data": binary_data, "out": tmp_path / "run", "backbone": str(small_backbone)}
+    assert dry_run(make_config(places)).memory_mib == 7 + 1000 + 4 * 2 * (48 * 64) * 4
 
 
 def run(monkeypatch, capsys, *arguments):
