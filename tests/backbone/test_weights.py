@@ -135,6 +135,16 @@ def test_groups_of_bad_tensors_are_listed(folder):
     assert "nothing was loaded" in text
 
 
+def test_a_tied_tensor_under_both_names_must_be_one(theirs, folder):
+    tied = theirs.shared_image_embedding.positional_embedding.detach()
+    name = "prompt_encoder.shared_embedding.positional_embedding"
+    _damage(folder, lambda tensors: tensors.update({name: tied.clone()}))
+    assert load_sam(folder).fingerprint == fingerprint(ours(theirs).state_dict())
+    _damage(folder, lambda tensors: tensors.update({name: tied + 1}))
+    with pytest.raises(WeightsError, match=r"gaussian_matrix under two names, the second"):
+        load_sam(folder)
+
+
 def test_long_lists_are_cut(folder):
     _damage(folder, lambda tensors: [tensors.pop(k) for k in list(tensors) if "layers.0" in k])
     with pytest.raises(WeightsError, match=r"missing: .*, and \d+ more"):

@@ -149,7 +149,13 @@ def _load_folder(folder: Path) -> Sam:
     depth = spec.decoder.iou_head_depth
     tensors: dict[str, Tensor] = {}
     for name, tensor in _read_safetensors(folder).items():
-        tensors[from_transformers(name, depth)] = tensor
+        ours = from_transformers(name, depth)
+        if ours in tensors and not torch.equal(tensors[ours], tensor):
+            raise WeightsError(
+                f"{folder} holds {ours} under two names, the second {name}, with other values; in SAM they "
+                "are one tensor. Remove the wrong one, or download the folder again."
+            )
+        tensors[ours] = tensor
     return _assemble(spec, tensors, folder)
 
 
