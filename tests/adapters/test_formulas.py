@@ -20,9 +20,11 @@ from convlora.adapters import (
     install,
     merge,
 )
+from convlora.adapters.bottleneck import Bottleneck
 from convlora.adapters.inject import set_side_path, trainable_parameters
 from convlora.adapters.sam_adapter import high_frequencies
 from convlora.adapters.ssf import ScaledShifted
+from convlora.adapters.vpt import PromptTokens
 from convlora.errors import ConfigError, TargetError
 
 
@@ -221,6 +223,23 @@ def test_vpt_shallow_passes_the_tokens_on(adapted, image):
     for block in encoder.blocks:
         x, tokens = block.with_tokens(x, tokens)
     assert_same(encoder, image, finish(encoder, x))
+
+
+def within(values, bound):
+    """Uniform numbers between -bound and bound, many of them."""
+    assert values.abs().max() <= bound
+    assert values.abs().max() > 0.98 * bound
+    assert values.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+def test_new_layers_start_as_their_sources_say():
+    """VPT's tokens by Xavier over patch and width; a bottleneck as nn.Linear does, its end at zero."""
+    torch.manual_seed(0)
+    patches = torch.nn.Conv2d(3, 32, kernel_size=8)
+    within(PromptTokens(patches, 2, 100).tokens.detach(), (6 / (3 * 8 * 8 + 32)) ** 0.5)
+    bottleneck = Bottleneck(torch.ones(32), 200, relu=True)
+    within(bottleneck.down.weight.detach(), 1 / 32**0.5)
+    assert not any(p.any() for p in (bottleneck.down.bias, bottleneck.up.weight, bottleneck.up.bias))
 
 
 def test_lst(adapted, image):
