@@ -204,6 +204,22 @@ def test_mask_classification_objective_takes_the_raw_output(small_backbone):
     assert output.mask_logits.grad.abs().sum() > 0
 
 
+def test_points_of_mask_classification_are_drawn_by_the_images_key(small_backbone):
+    """Else each step would look at the same places, or they would hang on the batch."""
+    model = segmenter(small_backbone, ("background", "a", "b"), head="mask-classification", method="lora")
+    objective = make_objective(model, "default")
+    target, masks, classes = (
+        torch.randint(0, 3, (1, 64, 64)),
+        torch.randn(1, 10, 32, 32),
+        torch.randn(1, 10, 4),
+    )
+    one, again, other = (objective(HeadOutput(masks, classes), target, [key]) for key in (1, 1, 2))
+    assert one == again
+    assert one != other
+    both = HeadOutput(masks.repeat(2, 1, 1, 1), classes.repeat(2, 1, 1))
+    torch.testing.assert_close(objective(both, target.repeat(2, 1, 1), [1, 2]), (one + other) / 2)
+
+
 @pytest.mark.parametrize(
     ("classes", "head", "loss"),
     [
