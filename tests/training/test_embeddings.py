@@ -79,7 +79,7 @@ def same_end(one, other):
         for run in (one, other)
     ]
     assert losses[0] == losses[1]
-    assert len(losses[0]) == STEPS
+    assert len(set(losses[0])) == STEPS  # something is learnt, of other images each time
     previews = [{f.name: f.read_bytes() for f in (run / "previews").iterdir()} for run in (one, other)]
     assert previews[0] == previews[1] != {}
 
@@ -104,10 +104,6 @@ def test_same_weights_and_scores_as_without(
     fit(config(three_class_data, small_backbone, tmp_path / "not", **common, keep_embeddings=False))
     assert passes == [1] * (STEPS * 4 + 3 * 4)
     same_end(tmp_path / "kept", tmp_path / "not")
-    first, last = (
-        load_file(tmp_path / "kept" / name / "adapter_model.safetensors") for name in ("best", "last")
-    )
-    assert any(not torch.equal(first[key], last[key]) for key in first) or True
 
 
 def test_another_run_on_the_same_data_computes_nothing(binary_data, small_backbone, tmp_path, passes, capsys):
