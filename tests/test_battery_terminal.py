@@ -46,6 +46,17 @@ def test_a_full_disk_behind_standard_output():
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(os.name != "posix", reason="closes streams as a shell does")
+def test_a_stream_that_is_closed():
+    """As of a daemon; what is for one of the streams must not go to the other."""
+    closed = ["sh", "-c", '"$0" "$@" >&-', *CALL, "--version"]
+    done = subprocess.run(closed, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    closed = ["sh", "-c", '"$0" "$@" 2>&-', *CALL, "convert", "/nowhere", "--out", "/nowhere/new"]
+    done = subprocess.run(closed, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
 def test_a_terminal_that_knows_ascii_only(tmp_path):
     done = shell("check", "/nowhere/zellkörper", PYTHONIOENCODING="ascii")
     assert done.returncode == 1

@@ -110,6 +110,13 @@ for info in data.sample_app.registered_commands:
 app.add_typer(data.sample_app, name="sample")
 
 
+def _open_closed_streams() -> None:
+    """Python has None for a stream that the caller closed: what is for one would be printed on the other."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  # for good
+
+
 def main() -> None:
     """Run the command line.
 
@@ -118,6 +125,7 @@ def main() -> None:
     """
     # the check names such files itself; a raw line of Python in the middle of a run helps nobody
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a name shows its escape
             stream.reconfigure(errors="backslashreplace")
