@@ -1,5 +1,7 @@
 """Where results go: checked before the work, never over a file that must stay, whole or not there at all."""
 
+import errno
+import hashlib
 import os
 import shutil
 import unicodedata
@@ -8,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from convlora.errors import ConfigError, DataError
+
+_LONGEST = 255  # bytes of a name, on most file systems
 
 
 def check_folder(folder: Path, name: str) -> None:
@@ -77,7 +81,7 @@ def check_new(outputs: Iterable[Path], fix: str) -> None:
     Raises:
         ConfigError: some are; counts them and names the first.
     """
-    there = [file for file in outputs if file.exists() or file.is_symlink()]
+    there = [file for file in outputs if os.path.lexists(file)]
     if there:
         others = f" and {len(there) - 1} other outputs exist" if len(there) > 1 else " exists"
         raise ConfigError(f"{there[0]}{others} already, and nothing is written over unasked. {fix}")
@@ -91,17 +95,34 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
         write: writes to the path it is given.
 
     Raises:
-        DataError: the disk is full or the place is not writable; a file that was there is as before.
+        WriteError: the disk is full or the place is not writable; a file that was there is as before.
+        DataError: the name is too long for a file.
     """
     with _write_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{file.name}.part")
+        part = _part(file)
         try:
             write(part)
             to_disk(part)
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _part(file: Path) -> Path:
+    """Where a file is written before it is renamed; the longest names leave no room for an ending."""
+    name = f".{file.name}.part"
+    if len(os.fsencode(name)) > _LONGEST:
+        name = f".{hashlib.sha256(os.fsencode(file.name)).hexdigest()[:16]}.part"
+    return file.with_name(name)
+
+
+def is_there(file: Path) -> bool:
+    """Whether a file exists; one whose name is too long for a file does not."""
+    try:
+        return file.exists()
+    except OSError:
+        return False
 
 
 def make_folder(folder: Path) -> None:
@@ -170,6 +191,11 @@ def _write_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise DataError(
+                f"{file} cannot be written: its name has {len(os.fsencode(file.name))} bytes, more than a "
+                "file may have here. Shorten the name that it is made of."
+            ) from error
         raise WriteError(
             f"{file} cannot be written: {error.strerror or error}. What was complete before is kept; "
             "make room or choose another place."

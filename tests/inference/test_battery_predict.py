@@ -191,6 +191,20 @@ def test_images_much_larger_than_those_of_the_training(command, small_backbone, 
     )
 
 
+def test_names_as_long_as_names_may_be(command, binary_adapter, photos, tmp_path):
+    """255 bytes: room for the mask's name, but not for that of a picture of it."""
+    name = "ü" * 125 + "x"
+    write(photos / f"{name}.png", seed=3)
+    run = ["predict", binary_adapter, photos, "--out", tmp_path / "out"]
+    code, text, error = command(*run)
+    assert (code, error) == (0, "")
+    assert read(tmp_path / "out" / f"{name}.png").shape == (20, 30)
+    code, text, error = command(*run, "--overlay", "--skip-existing")
+    assert (code, "Wrote 3 of 4 masks" in text) == (1, True)
+    assert "_overlay.png cannot be written: its name has 263 bytes" in error
+    assert len(list((tmp_path / "out").iterdir())) == 7
+
+
 def test_a_file_that_is_no_image(command, binary_adapter, photos, tmp_path):
     (photos / "notes.txt").write_text("x")
     code, text, error = command("predict", binary_adapter, photos / "notes.txt", "--out", tmp_path / "out")

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from convlora.data.formats import NOT_READ, not_read
 from convlora.data.images import open_image, pixels_of
 from convlora.data.masks import save_mask
-from convlora.errors import ConvLoraError, DisagreementError
+from convlora.errors import ConvLoraError, DataError, DisagreementError
 from convlora.inference.arrays import NpyRows
 from convlora.inference.drawing import overlay as draw
 from convlora.inference.geotiff import check_georeference, save_geotiff
@@ -226,8 +226,14 @@ def _finish(job: Job, result: _Result | ConvLoraError | None, outcome: Outcome) 
     elif isinstance(result, ConvLoraError):
         outcome.failures.append((job.image, str(result)))
     else:
-        _write(job, result)
-        outcome.written += 1
+        try:
+            _write(job, result)
+        except WriteError:
+            raise  # no other image would fare better
+        except DataError as error:  # its own name is at fault
+            outcome.failures.append((job.image, str(error)))
+        else:
+            outcome.written += 1
 
 
 def _write(job: Job, result: _Result) -> None:
