@@ -140,6 +140,8 @@ def test_what_ends_a_prediction_is_raised(run, binary_data, tmp_path, monkeypatc
     monkeypatch.setattr(files_module, "write_whole", full)
     with pytest.raises(ConvLoraError, match=r"The disk is full\. Go on with .* existing='skip'"):
         convlora.predict(run, images, tmp_path / "out")
+    with pytest.raises(ConvLoraError, match=r"The disk is full\. Make the same call again\.$"):
+        convlora.predict(run, images, tmp_path / "out", existing="overwrite")
     monkeypatch.setattr(files_module, "write_whole", stopped)
     with pytest.raises(KeyboardInterrupt):
         convlora.predict(run, images, tmp_path / "out")

@@ -225,7 +225,7 @@ def predict(
 
     Raises:
         ConvLoraError: an argument or the model is not valid, or the work ended early, as on a full disk; what
-            was written is kept, and existing='skip' goes on.
+            was written is kept, and existing='skip' goes on (after 'overwrite', the same call).
         KeyboardInterrupt: likewise.
     """
     for name, value in {"overlay": overlay, "probabilities": probabilities, "geotiff": geotiff}.items():
@@ -248,7 +248,12 @@ def predict(
     if outcome.interrupted:
         raise KeyboardInterrupt
     if outcome.stopped:
-        raise ConvLoraError(f"{outcome.stopped} Go on with the same call and existing='skip'.")
+        again = (  # what is left of 'overwrite' are older files, which 'skip' would keep as if they were new
+            "Make the same call again."
+            if existing == "overwrite"
+            else "Go on with the same call and existing='skip'."
+        )
+        raise ConvLoraError(f"{outcome.stopped} {again}")
     if outcome.failures:
         failed = f"{len(outcome.failures)} of {len(jobs)} images"
         warnings.warn(f"{failed} could not be predicted: {outcome.failures[0][1]}", stacklevel=2)

@@ -9,14 +9,28 @@ from convlora.inference.files import Outcome
 from convlora.inference.jobs import Job, left_out
 
 
-def tell(outcome: Outcome, jobs: Sequence[Job], inputs: Sequence[Path], out: Path, as_json: bool) -> int:
+def tell(
+    outcome: Outcome,
+    jobs: Sequence[Job],
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    overwrite: bool = False,
+    as_json: bool = False,
+) -> int:
     """Print the outcome; exit code 0, 1 with failures, 2 if it stopped early, 130 after Ctrl-C."""
     for _, message in outcome.failures:
         print(f"error: {message}", file=sys.stderr)
     if others := left_out(inputs):
         print(f"note: {len(others)} files are no images, first {others[0]}", file=sys.stderr)
     if outcome.stopped:
-        print(f"error: {outcome.stopped} Go on with the same command and --skip-existing.", file=sys.stderr)
+        # what is left of --overwrite are older files, which --skip-existing would keep as if they were new
+        again = (
+            "Give the same command again."
+            if overwrite
+            else "Go on with the same command and --skip-existing."
+        )
+        print(f"error: {outcome.stopped} {again}", file=sys.stderr)
     if as_json:
         print(json.dumps(_summary(outcome, jobs, out), indent=2))
     else:

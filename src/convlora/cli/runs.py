@@ -209,7 +209,7 @@ def predict(
         tile=tile,
         tile_overlap=tile_overlap,
     )
-    code = tell(run_jobs(predictor, jobs), jobs, inputs, out, as_json)
+    code = tell(run_jobs(predictor, jobs), jobs, inputs, out, overwrite=overwrite, as_json=as_json)
     if code:
         raise typer.Exit(code)
 
