@@ -215,3 +215,15 @@ def test_usage(command, arguments, message):
     code, out, error = command(*arguments)
     assert code == 2
     assert message in out + error
+
+
+def test_a_mistake_shows_before_torch_is_loaded(tmp_path):
+    code = (
+        "import sys; from convlora.cli import main\n"
+        f"sys.argv = ['convlora', 'predict', 'RUN', {str(tmp_path / 'no.png')!r}, '--out', 'masks']\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 2\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no.png does not exist" in done.stderr

@@ -182,12 +182,7 @@ def predict(
     tile_overlap: TileOverlap = None,
 ) -> None:
     """Write the mask of every image as a PNG of class ids, at the image's own size."""
-    from convlora.checkpoint import from_pretrained
-    from convlora.cli.outcome import tell
-    from convlora.inference.engine import choose_computing
-    from convlora.inference.files import run_jobs
     from convlora.inference.jobs import plan_jobs
-    from convlora.inference.predictor import Predictor
     from convlora.inference.tiles import choose_tiles
 
     if overwrite and skip_existing:
@@ -196,9 +191,16 @@ def predict(
     jobs = plan_jobs(
         inputs, out, overlay=overlay, probabilities=probabilities, geotiff=geotiff, existing=existing
     )
-    # before the model is loaded, so that mistakes show at once
-    slow = choose_computing(engine, device, precision or "auto").warning
     choose_tiles(tile, tile_overlap)
+
+    # below what needs no torch, which takes seconds to load: mistakes show at once
+    from convlora.checkpoint import from_pretrained
+    from convlora.cli.outcome import tell
+    from convlora.inference.engine import choose_computing
+    from convlora.inference.files import run_jobs
+    from convlora.inference.predictor import Predictor
+
+    slow = choose_computing(engine, device, precision or "auto").warning  # before the model is loaded
     if slow:
         print(f"warning: {slow}", file=sys.stderr)
     predictor = Predictor(
