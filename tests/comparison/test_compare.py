@@ -11,6 +11,8 @@ import convlora
 from convlora.comparison import launch
 from convlora.comparison.settings import make_settings
 from convlora.data.images import read_image
+from convlora.errors import ConfigError
+from convlora.training.lock import locked
 from small import write_table
 
 
@@ -214,6 +216,23 @@ def test_another_comparison_in_the_folder(call, in_process, command, binary_data
     (out / "comparison.json").write_text("{")
     code, _, error = call("--methods", "lora")
     assert (code, "comparison.json is damaged" in error) == (2, True)
+
+
+def test_two_processes_in_one_folder(call, in_process, tmp_path):
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"):
+        code, _, error = call("--methods", "lora", "--seeds", "1")
+    assert (code, "out is being written by another run, process" in error) == (2, True)
+    assert in_process == []
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_launcher_is_refused_in_python_too(in_process, binary_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ConfigError, match="'compare' runs in one process, and the launcher has started 2"):
+        convlora.compare(binary_data, tmp_path / "out", "decoder-only")
+    assert not (tmp_path / "out").exists()
 
 
 def test_thin_areas_are_told_before_the_first_run(call, in_process, monkeypatch, tmp_path):

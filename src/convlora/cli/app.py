@@ -13,7 +13,8 @@ import typer
 
 from convlora._version import __version__
 from convlora.cli import compare, convert, data, models, runs
-from convlora.errors import ConfigError, ConvLoraError
+from convlora.errors import ConvLoraError
+from convlora.launcher import refuse_launcher
 from convlora.settings import expand_user
 
 app = typer.Typer(
@@ -32,18 +33,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _refuse_launcher(command: str | None) -> None:
-    """Only training shares its work among processes; every other command would be done by each of them."""
-    processes = os.environ.get("WORLD_SIZE", "")
-    # left in the environment, without what a launcher sets beside it, it means nothing to these commands
-    launched = processes.isdecimal() and int(processes) > 1 and {"RANK", "LOCAL_RANK"} & os.environ.keys()
-    if launched and command != "train":
-        raise ConfigError(
-            f"'{command}' runs in one process, and the launcher has started {processes}. "
-            "Start it without the launcher."
-        )
-
-
 def _root(
     context: typer.Context,
     version: Annotated[
@@ -51,7 +40,8 @@ def _root(
     ] = False,
 ) -> None:
     """Fine-tune the Segment Anything Model on your own images with Conv-LoRA."""
-    _refuse_launcher(context.invoked_subcommand)
+    if context.invoked_subcommand != "train":
+        refuse_launcher(str(context.invoked_subcommand))
 
 
 def _with_home(value: object) -> object:

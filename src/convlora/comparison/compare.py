@@ -19,9 +19,11 @@ from convlora.data.check import check_dataset
 from convlora.data.layout import DataSet
 from convlora.errors import ConfigError
 from convlora.figures import check_matplotlib
+from convlora.launcher import refuse_launcher
 from convlora.metrics import LOWER_IS_BETTER
 from convlora.output import make_folder, write_text
 from convlora.presets import preset_method
+from convlora.training.lock import locked
 from convlora.training.notes import made_splits, thin_areas
 from convlora.training.plan import make_plan
 from convlora.training.run_folder import run_folder_is_free
@@ -53,6 +55,7 @@ def compare(
         ConfigError, DataError, WeightsError: before the first run, with what to change. A run that fails
             later is reported, and the others go on.
     """
+    refuse_launcher("compare")  # its runs would hear of the launcher too, and wait for each other
     check_matplotlib("convlora compare", "compare")
     run_folder_is_free(config.out, config.data)
     entries = [parse_methods(label)[0] for label in settings.methods]
@@ -68,14 +71,15 @@ def compare(
         for note in thin_areas(dataset, size, config.resize, patch, with_unet="unet" in labels):
             say(f"note: {note}")
     make_folder(config.out)
-    record_settings(config.out, settings, base, dataset.fingerprint)
-    runner = _Runner(config.out, settings, base, engine, say)
-    rates = runner.tune(entries, default_lr) if settings.tune_lr else {}
-    cells = make_cells(entries, settings.seed_range, settings.train_sizes, rates)
-    results = runner.run(cells)
-    outcome = Outcome(settings, base, dataset, entries, cells, results, rates, runner.tuning)
-    write_report(outcome, config.out)
-    draw_charts(outcome, config.out)
+    with locked(config.out):  # two would take each other's runs for failed, and write over their tables
+        record_settings(config.out, settings, base, dataset.fingerprint)
+        runner = _Runner(config.out, settings, base, engine, say)
+        rates = runner.tune(entries, default_lr) if settings.tune_lr else {}
+        cells = make_cells(entries, settings.seed_range, settings.train_sizes, rates)
+        results = runner.run(cells)
+        outcome = Outcome(settings, base, dataset, entries, cells, results, rates, runner.tuning)
+        write_report(outcome, config.out)
+        draw_charts(outcome, config.out)
     return outcome
 
 

@@ -11,6 +11,7 @@ from convlora.errors import ConfigError
 from convlora.evaluation import check_split
 from convlora.output import write_text
 from convlora.settings import check_kind
+from convlora.training.lock import FILE as LOCK
 
 FILE = "comparison.json"
 #: Learning rates that --tune-lr tries, as factors of the default, in this order; of equal scores the first is
@@ -150,7 +151,7 @@ def record_settings(out: Path, settings: Settings, base: dict[str, Any], fingerp
     file = out / FILE
     if file.is_file():
         _check_same(file, content["shared"], out)
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(path.name != LOCK for path in out.iterdir()):
         raise ConfigError(f"--out {out} holds files that are no comparison. Give a new folder.")
     write_text(file, json.dumps(content, indent=2) + "\n")
 
