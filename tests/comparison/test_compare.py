@@ -140,6 +140,7 @@ def test_a_rate_that_was_chosen_from_fewer_runs_is_told(call, in_process, tmp_pa
         assert code == 0
         markdown = (tmp_path / "out" / "results.md").read_text()
         assert "from fewer runs\n\n- decoder-only-seed1000000-lr0.003: killed by signal 9" in markdown
+        assert "To choose anew: delete learning_rates.json and" in markdown
         tuning = json.loads((tmp_path / "out" / "results.json").read_text())["tuning"]
         assert [("error" in run, run["lr"]) for run in tuning] == [
             (False, 0.001),
@@ -165,6 +166,24 @@ def test_that_a_seed_made_the_splits_is_told(command, small_backbone, in_process
     code, text, _ = command("compare", data, *arguments, "--methods", "decoder-only", "--seeds", "1")
     assert code == 0
     assert "note: splits: made here by seed 0, image by image" in text
+
+
+def test_a_method_of_which_no_rate_could_be_tried_waits(call, in_process, tmp_path, monkeypatch):
+    """With the default rate it would stand untuned beside tuned ones, and in the way of its tuned runs."""
+
+    def fail(task):
+        assert task.cell.tuning
+        return {"digest": task.digest, "error": "the machine is gone", "log": "log"}
+
+    arguments = ("--methods", "decoder-only", "--seeds", "1", "--tune-lr")
+    with monkeypatch.context() as away:
+        away.setattr(launch, "run_task", fail)
+        code, text, _ = call(*arguments)
+    assert (code, "decoder-only (1 failed)" in text) == (1, True)
+    assert "decoder-only-seed0: not run, because" in (tmp_path / "out" / "results.md").read_text()
+    code, text, _ = call(*arguments)
+    assert (code, "FAILED" in text) == (0, False)
+    assert len(in_process) == 4
 
 
 def test_a_failed_run_is_told_and_the_rest_go_on(call, in_process, tmp_path):

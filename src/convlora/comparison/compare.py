@@ -30,6 +30,11 @@ from convlora.training.run_folder import run_folder_is_free
 from convlora.training.validation import check_metric
 
 RUNS, TUNED = "runs", "learning_rates.json"
+# with the default rate the method would stand untuned beside tuned ones, and in the way of its tuned runs
+_WAITS = {
+    "error": "not run, because all runs that were to choose its learning rate failed; the same command "
+    "tries them again"
+}
 _say = partial(print, flush=True)  # a log file shows at once how far it is
 
 
@@ -135,11 +140,13 @@ class _Runner:
         self.out, self.settings, self.base = out, settings, base
         self.engine, self.say = engine, say
         self.tuning: list[tuple[Cell, dict[str, Any]]] = []
+        self.waiting: set[str] = set()  # methods without a learning rate
 
     def run(self, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
-        """Name of each cell -> its result."""
-        tasks = [self._task(cell) for cell in cells]
-        return {task.cell.name: result for task, result in run_tasks(tasks, self.engine, self.say)}
+        """Name of each cell -> its result; those that wait for a learning rate are told as failed."""
+        tasks = [self._task(cell) for cell in cells if cell.entry.label not in self.waiting]
+        results = {task.cell.name: result for task, result in run_tasks(tasks, self.engine, self.say)}
+        return results | {cell.name: _WAITS for cell in cells if cell.entry.label in self.waiting}
 
     def tune(self, entries: Sequence[Entry], defaults: dict[str, float]) -> dict[str, float]:
         """Choose each method's learning rate by its validation score, all with the same number of runs.
@@ -160,21 +167,29 @@ class _Runner:
         made = ((cell, results.get(cell.name) or read_result(self._task(cell))) for cell in every)
         self.tuning = [(cell, result) for cell, result in made if result is not None]
         for entry in missing:
-            scored = {
-                cell.lr: _validation(results[cell.name], self.base["metric"])
-                for cell in cells
-                if cell.entry == entry
-            }
-            reached = {rate: score for rate, score in scored.items() if rate and score is not None}
-            if not reached:
-                self.say(f"{entry.label}: no learning rate could be chosen; it keeps the default")
-                continue
-            best = min if self.base["metric"] in LOWER_IS_BETTER else max
-            known[entry.label] = best(reached, key=lambda rate: reached[rate])
-            fewer = "" if len(reached) == len(FACTORS) else f", of {len(reached)} that were reached"
-            self.say(f"{entry.label}: learning rate {known[entry.label]:.3g}{fewer}")
+            tried = {cell.lr: results[cell.name] for cell in cells if cell.entry == entry}
+            rate = self._choose(entry.label, tried)
+            if rate is not None:
+                known[entry.label] = rate
         write_text(file, json.dumps(known, indent=2) + "\n")
         return known
+
+    def _choose(self, label: str, tried: dict[float | None, dict[str, Any]]) -> float | None:
+        """The rate with the best validation score, of equal ones the first; None if there is none."""
+        if all("error" in result for result in tried.values()):
+            self.waiting.add(label)
+            self.say(f"{label}: {_WAITS['error']}")
+            return None
+        scores = {rate: _validation(result, self.base["metric"]) for rate, result in tried.items()}
+        reached = {rate: score for rate, score in scores.items() if rate and score is not None}
+        if not reached:
+            self.say(f"{label}: no learning rate could be chosen; it keeps the default")
+            return None
+        best = min if self.base["metric"] in LOWER_IS_BETTER else max
+        chosen = best(reached, key=lambda rate: reached[rate])
+        fewer = "" if len(reached) == len(FACTORS) else f", of {len(reached)} that were reached"
+        self.say(f"{label}: learning rate {chosen:.3g}{fewer}")
+        return chosen
 
     def _task(self, cell: Cell) -> Task:
         folder = (self.out / RUNS / cell.name).absolute()  # other machines work in other folders

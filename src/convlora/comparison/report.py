@@ -86,6 +86,11 @@ def _markdown_lines(outcome: Outcome) -> Iterator[str]:
         yield ""
         for cell, reason in outcome.failed_tuning:
             yield f"- {cell.name}: {reason.strip().splitlines()[0]}"
+        yield ""
+        yield (
+            "A rate that was chosen stays, as runs with it are in the tables. To choose anew: delete "
+            "learning_rates.json and the folders of the method in runs/, and give the same command."
+        )
 
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
