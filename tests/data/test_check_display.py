@@ -11,12 +11,17 @@ from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from breaks import MASK, PICTURE, turn
+from convlora.analysis.analyze import _dataset
 from convlora.cli.app import app
+from convlora.comparison.compare import compare
+from convlora.comparison.settings import make_settings
+from convlora.config import make_config
 from convlora.data.check import check_dataset
 from convlora.data.images import orientation, read_image
 from convlora.data.labels import MaskFile
 from convlora.data.progress import show_progress
 from convlora.data.scan import scan_mask
+from convlora.errors import ConfigError
 from small import write_shapes
 
 
@@ -147,3 +152,16 @@ def test_the_pixels_of_each_value_are_counted(tmp_path, values):
     assert counts == dict(zip(found.tolist(), pixels.tolist(), strict=True))
     assert list(counts) == sorted(counts)
     assert len(counts) == len(values)
+
+
+def test_every_command_that_checks_shows_how_far_it_is(data, tmp_path, monkeypatch, command, capsys):
+    """A log file has lines; else many files are a long silence."""
+    monkeypatch.setattr("convlora.data.progress._FEW", 1)
+    code, _, error = command("convert", data, "--out", tmp_path / "new")
+    assert (code, "checked 24 of 24 files" in error) == (0, True)
+    config = make_config({"data": data, "out": tmp_path / "out", "metric": "none"})
+    with pytest.raises(ConfigError, match="metric 'none'"):
+        compare(config, make_settings("lora", split="val"))
+    assert "checked 24 of 24 files" in capsys.readouterr().err
+    _dataset(tmp_path, data, ["background", "foreground"], "val", None, print)
+    assert "checked 24 of 24 files" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from convlora.data.check import check_dataset
 from convlora.data.images import read_image
 from convlora.data.labels import read_label
 from convlora.data.layout import DataSet, Pair
+from convlora.data.progress import show_progress
 from convlora.data.splits import read_record
 from convlora.data.transforms import Geometry, apply_image, apply_mask, fit_geometry, normalize
 from convlora.errors import ConfigError
@@ -111,7 +112,9 @@ def _dataset(
 ) -> DataSet:
     wanted = tuple(dict.fromkeys(("train", split)))
     record = read_record(Path(run))
-    report = check_dataset(data, classes=classes, palette=palette, splits=wanted, record=record)
+    report = check_dataset(
+        data, classes=classes, palette=palette, splits=wanted, record=record, progress=show_progress
+    )
     report.raise_if_errors()
     for problem in report.warnings:
         say(f"warning: {problem}")

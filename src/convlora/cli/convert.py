@@ -18,8 +18,11 @@ def convert(
 ) -> None:
     """Write DATA as {train,val,test}/{images,masks} with masks of class ids, and classes.txt."""
     from convlora.data.convert import convert_dataset
+    from convlora.data.progress import show_progress
 
-    written = convert_dataset(data, out, palette=palette, classes=split_names(classes), split_seed=seed)
+    written = convert_dataset(
+        data, out, palette=palette, classes=split_names(classes), split_seed=seed, progress=show_progress
+    )
     for line in written.warnings:
         print(f"warning: {line}", file=sys.stderr)
     counts = ", ".join(f"{count} {split}" for split, count in written.counts.items())

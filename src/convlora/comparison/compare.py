@@ -17,6 +17,7 @@ from convlora.comparison.settings import FACTORS, OF_A_RUN, TUNING_SEED, Setting
 from convlora.config import RunConfig, make_config
 from convlora.data.check import check_dataset
 from convlora.data.layout import DataSet
+from convlora.data.progress import show_progress
 from convlora.errors import ConfigError
 from convlora.figures import check_matplotlib
 from convlora.launcher import refuse_launcher
@@ -92,7 +93,11 @@ def _check_data(config: RunConfig, settings: Settings, say: Callable[[str], None
     """Check the data once, with all that the runs will need of it."""
     wanted = ("train", "val", settings.split)
     report = check_dataset(
-        config.data, classes=config.classes, palette=config.palette, splits=tuple(dict.fromkeys(wanted))
+        config.data,
+        classes=config.classes,
+        palette=config.palette,
+        splits=tuple(dict.fromkeys(wanted)),
+        progress=show_progress,
     )
     report.raise_if_errors()
     for problem in report.warnings:
