@@ -20,6 +20,7 @@ from convlora.data.check import check_dataset
 from convlora.data.images import orientation, read_image
 from convlora.data.labels import MaskFile
 from convlora.data.progress import show_progress
+from convlora.data.report import Problem
 from convlora.data.scan import scan_mask
 from convlora.errors import ConfigError
 from small import write_shapes
@@ -50,6 +51,15 @@ def test_wrong_names_do_not_hide_wrong_files(data):
     (data / "classes.txt").write_text("sea\n")
     (data / MASK).unlink()
     assert {"class-names", "missing-mask"} <= {p.code for p in check_dataset(data).errors}
+
+
+def test_a_file_is_named_once(data):
+    (data / "train" / "masks").rename(data / "train" / "truths")
+    text = check_dataset(data).to_text()
+    assert f"error: [layout] {data / 'train'} has no folder 'masks'." in text
+    nowhere = Problem.of_error("layout", data, ValueError(f"{data} is no folder. Give one."))
+    assert str(nowhere) == f"[layout] {data} is no folder. Give one."
+    assert Problem("error", "x", "val", "values 3", "", "").told == "val: values 3."
 
 
 # --- metadata ---

@@ -48,8 +48,16 @@ class Problem:
             object.__setattr__(self, key, shown(getattr(self, key)))
         object.__setattr__(self, "file", shown_file(self.file))
 
+    @property
+    def told(self) -> str:
+        """The file and what was found; messages of errors begin with the file, or a place in it, already."""
+        found = self.found.rstrip(".") + "."
+        return (
+            found if found.startswith(tuple(self.file + sign for sign in " ,:/")) else f"{self.file}: {found}"
+        )
+
     def __str__(self) -> str:
-        told = (f"[{self.code}] {self.file}: {self.found.rstrip('.')}.", self.rule, self.fix)
+        told = (f"[{self.code}] {self.told}", self.rule, self.fix)
         return " ".join(part for part in told if part)
 
     @classmethod
@@ -134,10 +142,10 @@ def _tell(severity: str, code: str, alike: list[Problem], limit: int) -> list[st
     rules, fixes = {p.rule for p in alike}, {p.fix for p in alike}
     lines = [" ".join((f"{severity}: [{code}] {len(alike)} times.", *(rules if len(rules) == 1 else ())))]
     for problem in alike[:limit]:
-        own = [problem.found.rstrip(".") + "."]
+        own = [problem.told]
         own += [problem.rule] if len(rules) > 1 else []
         own += [problem.fix] if len(fixes) > 1 else []
-        lines.append(f"  {problem.file}: {' '.join(own)}")
+        lines.append(f"  {' '.join(own)}")
     if len(alike) > limit:
         lines.append(f"  ... and {len(alike) - limit} more; --json shows all")
     return [*lines, *(f"  {fix}" for fix in fixes if len(fixes) == 1)]
