@@ -81,6 +81,7 @@ def test_every_command_has_help(run, name):
     code, out, _ = run(name, "--help")
     assert code == 0
     assert "Usage" in out
+    assert ("--set KEY=VALUE" in out) == (name == "train")
 
 
 def test_run_folder(trained):

@@ -23,7 +23,10 @@ ImageSize = Annotated[
     int | None, typer.Option(help="Side of the model's input in pixels; default the backbone's own.")
 ]
 ConfigFile = Annotated[Path | None, typer.Option(help="config.yaml to start from.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="key=value, repeatable.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any key of a configuration; repeatable."),
+]
 Tile = Annotated[
     int | None, typer.Option(help="Cut larger images into tiles of this side, in pixels of the image.")
 ]
