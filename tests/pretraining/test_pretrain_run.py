@@ -11,7 +11,7 @@ from convlora.backbone.initialise import random_sam
 from convlora.backbone.weights import load_sam
 from convlora.errors import WeightsError
 from convlora.pretraining.batches import BatchStream
-from convlora.pretraining.loop import PretrainConfig, pretrain
+from convlora.pretraining.loop import PretrainConfig, _Run, pretrain
 from convlora.pretraining.shards import ShardReader, write_shards
 from convlora.pretraining.textures import TextureBank
 from convlora.state_file import FILE, PREVIOUS, read_states
@@ -75,6 +75,20 @@ def test_cells_of_a_coarser_decoder(scenes):
     pooled = torch.nn.functional.avg_pool2d(fine.target[:, None], 2)[:, 0]
     torch.testing.assert_close(coarse.target, pooled)  # the same scenes and prompts
     assert 0 < coarse.target.mean() < 1
+
+
+def test_learning_rate_by_the_time_used_up(tmp_path):
+    config = PretrainConfig(minutes=1.0, lr=1e-3, warmup=0.1)
+    run = _Run(random_sam(SMALL, 0), config, tmp_path)
+    rates = []
+    for seconds in (0, 3, 6, 30, 60):
+        run.seconds = seconds
+        rates.append(run._learning_rate())
+    rise, fall = 0.5 * (1 + np.cos(np.pi * 0.05)) / 2, 0.5 * (1 + np.cos(np.pi * 0.1))
+    assert rates == pytest.approx([0, 1e-3 * rise, 1e-3 * fall, 0.5e-3, 1e-5])
+    decayed, plain = run.optimizer.param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (config.weight_decay, 0.0)
+    assert all(p.ndim > 1 for p in decayed["params"])
 
 
 @pytest.mark.parametrize("patch", [4, 16])
