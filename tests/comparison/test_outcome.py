@@ -1,6 +1,7 @@
 """Rows of the table from results that are written out: no run is made."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from convlora.comparison.compare import _Runner
 from convlora.comparison.entries import Cell, make_cells, parse_methods
 from convlora.comparison.launch import Task, _reason, read_result
 from convlora.comparison.outcome import Outcome
+from convlora.comparison.report import _as_markdown
 from convlora.comparison.settings import make_settings
 from convlora.comparison.tables import header, table_cells
 from convlora.data.layout import DataSet
@@ -58,6 +60,28 @@ def test_cells_of_the_table(outcome):
     assert lora == ["lora", "0.3000 ± 0.1000", "-", "0.250", "25.00", "2.00", "3,000", "1.50", "default"]
     assert ssf == ["ssf (1 failed)", "0.1000", "-0.1000", "0.250", "25.00", "1.50", "600", "1.50", "0.003"]
     assert len(lora) == len(header(settings))
+
+
+def test_the_report_of_baselines_alone(outcome):
+    """They have no backbone of SAM, and a size of their own where none is given."""
+    base = {"backbone": "sam-tiny", "max_steps": 9, "batch_size": 4, "image_size": None, "metric": "mae"}
+    text = _as_markdown(replace(outcome, base=base | {"image_size": 64}))
+    assert "cell. Backbone sam-tiny, 9 steps of 4 images at 64 px, seeds: 0, 1, 2." in text
+    unet = parse_methods("unet")
+    cells = make_cells(unet, [0], (None,), {})
+    results = {"unet-seed0": result(0.2, 1.0, 9)}
+    text = _as_markdown(
+        replace(
+            outcome,
+            settings=make_settings("unet", 1, metrics="mae"),
+            base=base,
+            entries=unet,
+            cells=cells,
+            results=results,
+            rates={},
+        )
+    )
+    assert "cell. 9 steps of 4 images at 256 px, seeds: 0." in text
 
 
 @pytest.mark.parametrize(("metric", "best"), [("mae", 0.0003), ("mean_iou", 0.003)])

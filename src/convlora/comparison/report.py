@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 
+from convlora.comparison.entries import BASELINES
 from convlora.comparison.outcome import Outcome, identity
 from convlora.comparison.tables import header, size_name, table_cells
 from convlora.evaluation import write_scores
 from convlora.output import write_text
+from convlora.unet import unet_size
 
 JSON, CSV, MARKDOWN = "results.json", "results.csv", "results.md"
 
@@ -56,11 +58,13 @@ def _markdown_lines(outcome: Outcome) -> Iterator[str]:
     settings, base, dataset = outcome.settings, outcome.base, outcome.dataset
     seeds = ", ".join(map(str, settings.seed_range))
     sizes = ", ".join(f"{len(pairs)} {split}" for split, pairs in dataset.splits.items())
+    of_sam = any(entry.label not in BASELINES for entry in outcome.entries)
+    backbone = f"Backbone {base['backbone']}, " if of_sam else ""
     yield "# Comparison of methods"
     yield ""
     yield (
-        f"Data: {sizes} images, classes {', '.join(dataset.classes)}. Backbone {base['backbone']}, "
-        f"{base['max_steps']} steps of {base['batch_size']} images at {base['image_size']} px, "
+        f"Data: {sizes} images, classes {', '.join(dataset.classes)}. {backbone}"
+        f"{base['max_steps']} steps of {base['batch_size']} images at {unet_size(base['image_size'])} px, "
         f"seeds: {seeds}. Scores on '{settings.split}' of the model that is best on 'val' by "
         f"{base['metric']}; mean ± standard deviation over seeds. The difference to {settings.reference} is "
         "paired by seed, with Student's 95 % confidence interval; how much scores change with other images "
