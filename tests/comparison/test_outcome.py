@@ -8,7 +8,7 @@ import pytest
 
 from convlora.comparison.compare import _Runner
 from convlora.comparison.entries import Cell, make_cells, parse_methods
-from convlora.comparison.launch import Task, _reason, read_result
+from convlora.comparison.launch import Task, _reason, read_result, run_tasks
 from convlora.comparison.outcome import Outcome
 from convlora.comparison.report import _as_markdown
 from convlora.comparison.settings import make_settings
@@ -106,6 +106,21 @@ def test_a_result_belongs_to_its_configuration_and_not_to_its_place(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps({"digest": task().digest}))
     assert read_result(task(out="d")) is not None
     assert read_result(task(lr=3e-3)) is None
+
+
+def test_where_the_logs_are_is_told_before_the_first_run(tmp_path):
+    task, said = Task(Cell(parse_methods("lora")[0], 0), tmp_path, {}, "test"), []
+
+    def engine(todo):
+        said.append(f"{len(todo)} begin")
+        yield from ((task, {"digest": task.digest, "error": "killed", "log": "x"}) for task in todo)
+
+    list(run_tasks([task], engine, said.append))
+    assert said[:2] == [f"1 to run; each writes a log, the first {tmp_path / 'log.txt'}", "1 begin"]
+    (tmp_path / "result.json").write_text(json.dumps({"digest": task.digest}))
+    said.clear()
+    list(run_tasks([task], engine, said.append))
+    assert said == ["1 of 1 runs are done already", "0 begin"]
 
 
 def test_why_a_run_ended(tmp_path):

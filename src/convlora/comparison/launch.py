@@ -123,6 +123,8 @@ def run_tasks(
             yield task, result
     if len(todo) < len(tasks):
         say(f"{len(tasks) - len(todo)} of {len(tasks)} runs are done already")
+    if todo:  # the first may take hours
+        say(f"{len(todo)} to run; each writes a log, the first {todo[0].folder / LOG}")
     for number, (task, result) in enumerate(engine(todo), 1):
         if "error" in result:
             first = result["error"].strip().splitlines()[0]
