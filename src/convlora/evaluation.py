@@ -27,7 +27,6 @@ from convlora.data.splits import check_unseen, read_record
 from convlora.errors import ConfigError, DataError
 from convlora.inference.drawing import comparison, stack_rows
 from convlora.inference.engine import choose_computing
-from convlora.inference.files import progress_bar
 from convlora.inference.pipeline import one_by_one, overlapped
 from convlora.inference.predictor import Prediction, Predictor
 from convlora.inference.tiles import choose_tiles
@@ -121,11 +120,10 @@ def evaluate_run(
     rows: list[Image.Image] = []
     shown = {pair.stem for pair in pairs[:: max(1, len(pairs) // _OVERVIEW_ROWS)][:_OVERVIEW_ROWS]}
 
-    with progress_bar() as progress:
-        task = progress.add_task(f"evaluate {split}", total=len(pairs))
+    with show_progress(len(pairs), f"scoring {split}", "scored {} of {} images") as advance:
 
         def each(pair: Pair, prediction: Prediction) -> None:
-            progress.advance(task)
+            advance()
             if pictures is not None:
                 picture = write_comparison(pair, prediction, dataset, pictures / f"{pair.stem}.png")
                 rows.extend([picture] if pair.stem in shown else [])

@@ -269,6 +269,14 @@ def test_a_turned_photograph_gives_the_mask_of_what_is_shown(predictor, tmp_path
     assert turned.std() > 0
 
 
+def test_a_log_file_tells_how_far_it_is(command, binary_adapter, binary_data, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("convlora.data.progress._FEW", 2)
+    _, _, error = command("predict", binary_adapter, photos, "--out", tmp_path / "out")
+    assert error.splitlines() == [f"predicted {n} of 3 images" for n in (1, 2, 3)]
+    _, _, error = command("evaluate", binary_adapter, binary_data)
+    assert "scored 4 of 4 images" in error
+
+
 # --- the work ends early ---
 
 

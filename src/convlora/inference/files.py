@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from convlora.data.formats import NOT_READ, not_read
 from convlora.data.images import open_image, pixels_of
 from convlora.data.masks import save_mask
+from convlora.data.progress import show_progress
 from convlora.errors import ConvLoraError, DataError, DisagreementError
 from convlora.inference.arrays import NpyRows
 from convlora.inference.drawing import overlay as draw
@@ -87,12 +86,6 @@ def predict_files(
     return run_jobs(predictor, jobs)
 
 
-def progress_bar() -> Progress:
-    """Bar on standard error, so that standard output is the result alone; none where that is no terminal."""
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
-
-
 def run_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Outcome:
     """Predict and write; what is complete is kept where a full disk, a wrong engine or Ctrl-C ends the work.
 
@@ -101,13 +94,12 @@ def run_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Outcome:
     other.
     """
     outcome = Outcome()
-    with progress_bar() as progress:
-        task = progress.add_task("predict", total=len(jobs))
+    with show_progress(len(jobs), "predicting", "predicted {} of {} images") as advance:
 
         def finish(job: Job, result: _Result | ConvLoraError | None) -> None:
             _finish(job, result, outcome)
             _note_size(job, result, predictor, outcome)
-            progress.advance(task)
+            advance()
 
         try:
             steps = overlapped if predictor.tiles is None else one_by_one
