@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 
 from convlora.errors import DataError
-from convlora.pretraining.prompts import sample_box, sample_click, sample_correction, sample_masks
+from convlora.pretraining.prompts import sample_box, sample_click, sample_masks
 from convlora.pretraining.scenes import FAMILIES, generate_scene
 
 SIZE = 96
@@ -109,34 +109,3 @@ def test_boxes_move_by_up_to_a_tenth_of_the_side(rng):
 def test_empty_mask_is_refused(sample, rng):
     with pytest.raises(DataError, match="empty mask"):
         sample(np.zeros((8, 8), bool), rng)
-
-
-def test_correction_labels_what_is_wrong(masks, rng):
-    labels = set()
-    for mask in masks:
-        pred = np.roll(mask, (3, 5), (0, 1))
-        for _ in range(4):
-            point, label = sample_correction(mask, pred, rng)
-            assert at(mask != pred, point)
-            assert label == at(mask, point)
-            labels.add(label)
-    assert labels == {0, 1}
-
-
-def test_correction_prefers_the_largest_error(rng):
-    mask, pred = np.zeros((2, SIZE, SIZE), bool)
-    mask[10:30, 10:30] = True  # 400 pixels missing
-    pred[30:40, 10:30] = True  # 200 too much, touching: a region of its own
-    pred[80:90, 0:60] = True  # 600 too much, the largest
-    hits = [
-        at(pred & (np.mgrid[:SIZE, :SIZE][0] >= 80), sample_correction(mask, pred, rng)[0])
-        for _ in range(1000)
-    ]
-    assert np.mean(hits) == pytest.approx(0.5 + 0.5 * 0.5, abs=0.06)  # four standard errors
-
-
-def test_correction_of_a_perfect_prediction_is_a_positive_click(rng):
-    mask = disc(9)
-    point, label = sample_correction(mask, mask, rng)
-    assert at(mask, point)
-    assert label == 1

@@ -88,33 +88,6 @@ def sample_box(mask: Mask, rng: np.random.Generator, jitter: float = 0.1) -> NDA
     return np.clip(box + shift, 0, limit).astype(np.float32)
 
 
-def sample_correction(mask: Mask, pred: Mask, rng: np.random.Generator) -> tuple[NDArray[np.float32], int]:
-    """Click that corrects a prediction: (x, y) in an error region, and 1 to add, 0 to remove.
-
-    Half of the clicks fall in the largest connected error, half on any wrong pixel. Without an error it is a
-    positive click inside the mask.
-
-    Raises:
-        DataError: prediction and mask are both empty.
-    """
-    wrong = mask != pred
-    errors = np.flatnonzero(wrong)
-    if len(errors) == 0:
-        return sample_click(mask, rng), 1
-    if rng.random() < 0.5:
-        row, column = divmod(int(errors[rng.integers(len(errors))]), mask.shape[1])
-        point = np.array([column + 0.5, row + 0.5], np.float32)
-    else:
-        # missing and superfluous regions that touch are two errors: label them apart
-        missing, first = ndimage.label(wrong & mask)
-        extra, _ = ndimage.label(wrong & pred)
-        areas = np.concatenate([np.bincount(missing.ravel())[1:], np.bincount(extra.ravel())[1:]])
-        largest = int(areas.argmax())
-        wrong = missing == largest + 1 if largest < first else extra == largest + 1 - first
-        point = sample_click(wrong, rng)
-    return point, int(mask[int(point[1]), int(point[0])])
-
-
 def _crop(mask: Mask) -> tuple[int, int, Mask]:
     """First row, first column and the window that holds all of the mask."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
