@@ -95,16 +95,3 @@ def test_polygons():
     expected = np.full((8, 10), 255, np.uint8)
     expected[1:5, 2:6] = 2
     np.testing.assert_array_equal(read_values(Path("masks/a.png")), expected)
-
-
-def test_parts_of_scenes():
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (1100, 600, 3), dtype=np.uint8)
-    Image.fromarray(image).save("scenes/images/a.tiff")
-    Image.fromarray(image[..., 0] // 128 * 255).save("scenes/masks/a.tif")
-    run("Large scenes")
-    for kind in ("images", "masks"):
-        assert sorted(path.name for path in Path(kind).iterdir()) == ["a_0_0.png", "a_512_0.png"]
-    part = image[512:1024, :512]
-    np.testing.assert_array_equal(read_pixels(Path("images/a_512_0.png")), part)
-    np.testing.assert_array_equal(read_values(Path("masks/a_512_0.png")), part[..., 0] // 128 * 255)

@@ -9,8 +9,9 @@ from PIL import Image
 from convlora.cli import main
 from convlora.data.check import check_dataset
 from convlora.data.convert import convert_dataset
+from convlora.data.images import read_pixels
 from convlora.data.labels import read_label
-from convlora.errors import DataError
+from convlora.errors import ConfigError, DataError
 from small import write_image, write_roboflow, write_shapes, write_table, write_yolo
 
 
@@ -131,3 +132,78 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert f"Next: convlora train {out} --out RUN" in said.out
     assert "warning: [missing-labels]" in said.err
     assert (out / "classes.txt").read_text() == "background\ncat\ndog\n"
+
+
+def scenes(root, kind=np.uint8):
+    """Two scenes for training, 70 x 100 and 40 x 40, and one of each for val; the left third has no data."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for folder in ("images", "masks"):
+            (root / split / folder).mkdir(parents=True)
+        for name, size in (("large", (70, 100)), ("small", (40, 40))):
+            pixels = rng.integers(
+                0, np.iinfo(kind).max, (*size, 3)[: 3 if kind is np.uint8 else 2], dtype=kind
+            )
+            ids = rng.integers(0, 3, size, dtype=np.uint8)
+            pixels[:, : size[1] // 3], ids[:, :30] = 7, 255
+            Image.fromarray(pixels).save(root / split / "images" / f"{name}.tif")
+            Image.fromarray(ids).save(root / split / "masks" / f"{name}.png")
+    (root / "classes.txt").write_text("soil\nwheat\nmaize\n", encoding="utf-8")
+    return root
+
+
+def test_large_images_are_cut_into_tiles_of_their_split(tmp_path):
+    data = scenes(tmp_path / "data")
+    before = check_dataset(data, splits=()).dataset
+    written = convert_dataset(data, tmp_path / "new", tile=48)
+    report = check_dataset(tmp_path / "new", splits=())
+    after = report.dataset
+    starts = [(top, left) for top in (0, 22) for left in (0, 26, 52)]
+    assert written.counts == {"train": 7, "val": 7}
+    assert written.left_out == 0
+    for split, pairs in before.splits.items():
+        large, small = pairs
+        tiles = {pair.stem: pair for pair in after.splits[split]}
+        assert set(tiles) == {"small", *(f"large_{top:05}_{left:05}" for top, left in starts)}
+        assert tiles["small"].image.read_bytes() == small.image.read_bytes()
+        pixels, ids = read_pixels(large.image), read_label(large.mask, before.encoding)
+        for top, left in starts:
+            tile, place = tiles[f"large_{top:05}_{left:05}"], np.s_[top : top + 48, left : left + 48]
+            np.testing.assert_array_equal(read_pixels(tile.image), pixels[place])
+            np.testing.assert_array_equal(read_label(tile.mask, after.encoding), ids[place])
+
+
+def test_tiles_without_data_are_left_out(tmp_path):
+    data = scenes(tmp_path / "data")
+    written = convert_dataset(data, tmp_path / "new", tile=32)
+    names = sorted(path.stem for path in (tmp_path / "new" / "train" / "masks").iterdir())
+    assert all(int(name.split("_")[2]) >= 22 for name in names if name.startswith("large"))
+    assert names[0] == "large_00000_00022"
+    assert written.counts["train"] == len(names) == 9 + 4
+    assert written.left_out == 2 * 3  # of one colour; those of the first column
+
+
+def test_tiles_of_deep_grey_are_parts_of_what_predict_sees(tmp_path):
+    """Stretched over the scene: each tile by itself would be brighter or darker than in the scene."""
+    data = scenes(tmp_path / "data", np.uint16)
+    convert_dataset(data, tmp_path / "new", tile=48)
+    scene = read_pixels(data / "val" / "images" / "large.tif")
+    file = tmp_path / "new" / "val" / "images" / "large_00022_00052.png"
+    with Image.open(file) as image:
+        assert image.mode == "L"
+    np.testing.assert_allclose(read_pixels(file) / 255, scene[22:70, 52:100], rtol=0, atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize("tile", [31, True, 64.0, "64"])
+def test_sides_that_no_tile_can_have(tmp_path, tile):
+    with pytest.raises(ConfigError, match=r"tile is .*; it must be a whole number of pixels, 32 or more"):
+        convert_dataset(scenes(tmp_path / "data"), tmp_path / "new", tile=tile)
+    assert not (tmp_path / "new").exists()
+
+
+def test_command_with_tiles(tmp_path, command):
+    code, text, _ = command("convert", scenes(tmp_path / "data"), "--out", tmp_path / "new", "--tile", "32")
+    assert code == 0
+    assert "Wrote 13 train, 13 val images with masks of 3 classes" in text
+    assert "Left out 6 tiles that have one colour or no label." in text
+    assert "Give predict and evaluate --tile 32 for whole images." in text

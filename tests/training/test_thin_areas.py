@@ -41,7 +41,7 @@ def test_thin_lines_are_told_with_the_size_that_shows_them(tmp_path):
     assert note == (
         "thin areas, in cells of the predicted masks (32 x 32 for an image): 'foreground' 1.3. What is "
         "thinner than 1.5 is drawn coarsely. Finer: --image-size 128 (4.0 times as many pixels; "
-        "train --dry-run tells the memory); or images cut into smaller ones, and predict --tile. A "
+        "train --dry-run tells the memory); or images cut into tiles, convert --tile, and predict --tile. A "
         "U-Net predicts every pixel of its input: compare --methods conv-lora,unet tells whether it is "
         "better here."
     )
@@ -51,7 +51,7 @@ def test_thin_lines_are_told_with_the_size_that_shows_them(tmp_path):
 def test_where_a_larger_input_would_be_too_large_images_are_to_be_cut(tmp_path):
     (note,) = said_of(write_lines(tmp_path, 1))
     assert "'foreground' 0.6. " in note
-    assert "drawn coarsely. Finer: images cut into smaller ones, and predict --tile. A U-Net" in note
+    assert "drawn coarsely. Finer: images cut into tiles, convert --tile, and predict --tile. A U-Net" in note
 
 
 def test_the_class_that_is_thin_is_named_and_the_background_is_not(tmp_path):

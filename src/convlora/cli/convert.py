@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from convlora.cli.data import Classes, Data, PaletteFile, split_names
+from convlora.cli.options import Tile
 
 
 def convert(
@@ -15,16 +16,27 @@ def convert(
     palette: PaletteFile = None,
     classes: Classes = None,
     seed: Annotated[int, typer.Option(help="Of the split, where the data has none.")] = 0,
+    tile: Tile = None,
 ) -> None:
     """Write DATA as {train,val,test}/{images,masks} with masks of class ids, and classes.txt."""
     from convlora.data.convert import convert_dataset
     from convlora.data.progress import show_progress
 
     written = convert_dataset(
-        data, out, palette=palette, classes=split_names(classes), split_seed=seed, progress=show_progress
+        data,
+        out,
+        palette=palette,
+        classes=split_names(classes),
+        split_seed=seed,
+        tile=tile,
+        progress=show_progress,
     )
     for line in written.warnings:
         print(f"warning: {line}", file=sys.stderr)
     counts = ", ".join(f"{count} {split}" for split, count in written.counts.items())
     print(f"Wrote {counts} images with masks of {len(written.classes)} classes to {out}.")
+    if written.left_out:
+        print(f"Left out {written.left_out} tiles that have one colour or no label.")
     print(f"Next: convlora train {out} --out RUN")
+    if tile is not None:
+        print(f"Give predict and evaluate --tile {tile} for whole images.")

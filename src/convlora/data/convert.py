@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from convlora.data.check import check_dataset
 from convlora.data.labels import read_label
 from convlora.data.layout import DataSet, Pair
 from convlora.data.masks import save_mask
 from convlora.data.progress import ShowProgress, no_progress
-from convlora.errors import DataError
+from convlora.data.tiling import LEAST_SIDE, cut
+from convlora.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,13 @@ class Converted:
         counts: images of each split.
         classes: names, id 0 first.
         warnings: what the check of the data had to say.
+        left_out: tiles of one colour, or without a label.
     """
 
     counts: dict[str, int]
     classes: tuple[str, ...]
     warnings: tuple[str, ...]
+    left_out: int = 0
 
 
 def convert_dataset(
@@ -35,11 +40,13 @@ def convert_dataset(
     palette: Path | None = None,
     classes: Sequence[str] | None = None,
     split_seed: int = 0,
+    tile: int | None = None,
     progress: ShowProgress = no_progress,
 ) -> Converted:
     """Check a data set and write it anew: images byte for byte, masks as PNGs of class ids.
 
     Data without splits gets the same ones as in a training. Nothing is written where the data has errors.
+    Tiles of one image stay in its split.
 
     Args:
         data: whatever `check_dataset` reads.
@@ -47,11 +54,15 @@ def convert_dataset(
         palette: see `check_dataset`.
         classes: see `check_dataset`.
         split_seed: see `check_dataset`.
+        tile: cut images that are larger into tiles of this side in pixels, 32 or more, which are spread
+            evenly and cover all; those of one colour or without a label are left out.
         progress: shows how far the check is.
 
     Raises:
         DataError: the data has errors, `out` holds something or cannot be written, or two names clash.
+        ConfigError: `tile` is no whole number or too small.
     """
+    _check_tile(tile)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not empty. Give a new folder, or empty it.")
     report = check_dataset(
@@ -62,14 +73,13 @@ def convert_dataset(
     for split, pairs in dataset.splits.items():
         _check_names(pairs, split)
     try:
-        _write(dataset, out)
+        counts, left_out = _write(dataset, out, tile)
     except OSError as error:
         raise DataError(
             f"{out} cannot be written: {error}. What is there is not complete: delete it, make "
             "room, try again."
         ) from error
-    counts = {split: len(pairs) for split, pairs in dataset.splits.items()}
-    return Converted(counts, dataset.classes, tuple(map(str, report.warnings)))
+    return Converted(counts, dataset.classes, tuple(map(str, report.warnings)), left_out)
 
 
 def _check_names(pairs: Sequence[Pair], split: str) -> None:
@@ -84,12 +94,38 @@ def _check_names(pairs: Sequence[Pair], split: str) -> None:
             )
 
 
-def _write(dataset: DataSet, out: Path) -> None:
+def _check_tile(tile: object) -> None:
+    if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < LEAST_SIDE):
+        raise ConfigError(f"tile is {tile!r}; it must be a whole number of pixels, {LEAST_SIDE} or more.")
+
+
+def _write(dataset: DataSet, out: Path, tile: int | None) -> tuple[dict[str, int], int]:
+    """Write all; images of each split, and how many tiles were left out."""
+    counts, left_out = dict.fromkeys(dataset.splits, 0), 0
     for split, pairs in dataset.splits.items():
         for kind in ("images", "masks"):
             (out / split / kind).mkdir(parents=True)
         for pair in pairs:
-            shutil.copyfile(pair.image, out / split / "images" / f"{pair.stem}{pair.image.suffix}")
             ids = read_label(pair.mask, dataset.encoding)
+            if tile is not None and max(ids.shape) > tile:
+                written, dropped = _write_tiles(pair, ids, out / split, tile)
+                counts[split], left_out = counts[split] + written, left_out + dropped
+                continue
+            shutil.copyfile(pair.image, out / split / "images" / f"{pair.stem}{pair.image.suffix}")
             save_mask(out / split / "masks" / f"{pair.stem}.png", ids)
+            counts[split] += 1
     (out / "classes.txt").write_text("\n".join(dataset.classes) + "\n", encoding="utf-8")
+    return counts, left_out
+
+
+def _write_tiles(pair: Pair, ids: np.ndarray, folder: Path, side: int) -> tuple[int, int]:
+    """Write the tiles of an image; how many, and how many others were left out."""
+    written = dropped = 0
+    for part in cut(pair, ids, side):
+        if not part.teaches:
+            dropped += 1
+            continue
+        part.save_image(folder / "images" / f"{part.name}.png")
+        save_mask(folder / "masks" / f"{part.name}.png", part.ids)
+        written += 1
+    return written, dropped

@@ -1,15 +1,12 @@
 """Where the tiles of a large image lie, and how much each of them counts at every pixel."""
 
 import itertools
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from convlora.data.tiling import LEAST_SIDE, tile_starts
 from convlora.errors import ConfigError
-
-#: A smaller tile shows a model less than one of its patches' surroundings.
-LEAST_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -92,8 +89,8 @@ def plan_tiles(size: tuple[int, int], tiles: Tiles) -> list[Tile]:
 def _spans(length: int, tiles: Tiles) -> list[tuple[int, int, np.ndarray]]:
     """Start, end and weights of the tiles along one axis."""
     side = min(tiles.side, length)
-    count = math.ceil((length - tiles.overlap) / (side - tiles.overlap)) if side < length else 1
-    starts = [i * (length - side) // max(1, count - 1) for i in range(count)]
+    starts = tile_starts(length, side, tiles.overlap)
+    count = len(starts)
     # tile i counts what has come up before it, less what comes up after it: sums to one wherever they lie
     borders = [(after + before + side) / 2 for before, after in itertools.pairwise(starts)]
     spans = []

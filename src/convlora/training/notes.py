@@ -100,8 +100,8 @@ def thin_areas(
     more = f"--image-size {larger} ({costs}); or " if factor <= 4 else ""
     note = (
         f"thin areas, in cells of the predicted masks ({side} x {side} for an image): {named}. What is "
-        f"thinner than {_THIN} is drawn coarsely. Finer: {more}images cut into smaller ones, and predict "
-        "--tile."
+        f"thinner than {_THIN} is drawn coarsely. Finer: {more}images cut into tiles, convert --tile, "
+        "and predict --tile."
     )
     if not with_unet:
         note += (
