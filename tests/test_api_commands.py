@@ -41,6 +41,26 @@ def test_check_is_the_command(own_data, command):
     assert "missing-mask" in {problem.code for problem in report.problems}
 
 
+def test_convert_is_the_command(own_data, command, tmp_path):
+    written = convlora.convert(str(own_data), tmp_path / "a", classes=["background", "cell"], tile=32)
+    arguments = ("--classes", "background,cell", "--tile", "32")
+    code, said, _ = command("convert", own_data, "--out", tmp_path / "b", *arguments)
+    assert code == 0
+    assert f"Wrote {', '.join(f'{n} {split}' for split, n in written.counts.items())} images" in said
+    assert {len(list((tmp_path / "a" / split / "masks").iterdir())) for split in written.counts} == set(
+        written.counts.values()
+    )
+    files = [path.relative_to(tmp_path / "a") for path in sorted((tmp_path / "a").rglob("*.*"))]
+    assert [path for path in files if "_00" in path.name]  # tiles
+    assert files == [path.relative_to(tmp_path / "b") for path in sorted((tmp_path / "b").rglob("*.*"))]
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    with pytest.raises(ConfigError, match="out is 5; it must be a path"):
+        convlora.convert(own_data, 5)
+    with pytest.raises(ConvLoraError, match="is not empty"):
+        convlora.convert(own_data, tmp_path / "a")
+
+
 def test_check_takes_names_one_by_one(binary_data):
     with pytest.raises(ConfigError, match=r"classes is 'background,cell'; it must be a list of names"):
         convlora.check(binary_data, classes="background,cell")

@@ -10,7 +10,7 @@ from convlora._version import __version__
 
 if TYPE_CHECKING:
     from convlora.adapters import ConvLora, DecoderOnly, Full, Lora
-    from convlora.api import analyze, check, compare, evaluate, load, merge, predict, train
+    from convlora.api import analyze, check, compare, convert, evaluate, load, merge, predict, train
     from convlora.inference.predictor import Predictor
     from convlora.model import Segmenter
 
@@ -24,6 +24,7 @@ _HOMES = {
     "analyze": "api",
     "check": "api",
     "compare": "api",
+    "convert": "api",
     "evaluate": "api",
     "load": "api",
     "merge": "api",
@@ -42,6 +43,7 @@ __all__ = [
     "analyze",
     "check",
     "compare",
+    "convert",
     "evaluate",
     "load",
     "merge",

@@ -1,20 +1,22 @@
 """The commands as functions: check, train, evaluate, predict, compare, analyze, merge; and load."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from convlora.analysis.analyze import analyze as run_analysis
 from convlora.analysis.analyze import place_of
 from convlora.analysis.result import Analysis
+from convlora.arguments import as_backbone, as_inputs, as_location, as_names, as_optional_path, as_path
 from convlora.checkpoint import from_pretrained
 from convlora.comparison.compare import compare as run_comparison
 from convlora.comparison.engines import choose_engine
 from convlora.comparison.settings import make_settings, refuse_of_a_run
 from convlora.config import check_same, load_config, make_config
 from convlora.data.check import Report, check_dataset
-from convlora.errors import ConfigError, ConvLoraError
+from convlora.data.convert import Converted, convert_dataset
+from convlora.errors import ConvLoraError
 from convlora.evaluation import evaluate_run
 from convlora.inference.engine import choose_computing
 from convlora.inference.files import Outcome, run_jobs
@@ -22,7 +24,7 @@ from convlora.inference.jobs import Existing, plan_jobs
 from convlora.inference.predictor import Predictor
 from convlora.inference.tiles import choose_tiles
 from convlora.merging import merge_run
-from convlora.settings import check_kind, expand_user
+from convlora.settings import check_kind
 from convlora.training.fit import fit
 from convlora.training.run_folder import record_of, run_folder_is_free
 
@@ -44,7 +46,44 @@ def check(
     Raises:
         ConfigError: an argument is not valid.
     """
-    return check_dataset(_folder(data, "data"), _names(classes), palette=_optional(palette, "palette"))
+    return check_dataset(
+        as_path(data, "data"), as_names(classes), palette=as_optional_path(palette, "palette")
+    )
+
+
+def convert(
+    data: str | Path,
+    out: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    palette: str | Path | None = None,
+    seed: int = 0,
+    tile: int | None = None,
+) -> Converted:
+    """Write a data set as folders with masks of class ids; the Python form of `convlora convert`.
+
+    Args:
+        data: see `check`, as classes and palette.
+        out: new or empty folder.
+        classes: see there.
+        palette: see there.
+        seed: of the split, where the data has none.
+        tile: cut larger images into tiles of this side, in pixels.
+
+    Returns:
+        `counts` (images of each split), `classes`, `left_out` (tiles without anything to learn), `warnings`.
+
+    Raises:
+        ConvLoraError: an argument is not valid, the data has errors, or `out` cannot be written.
+    """
+    return convert_dataset(
+        as_path(data, "data"),
+        as_path(out, "out"),
+        classes=as_names(classes),
+        palette=as_optional_path(palette, "palette"),
+        split_seed=seed,
+        tile=tile,
+    )
 
 
 def train(
@@ -74,7 +113,7 @@ def train(
     check_kind("resume", resume, bool, "True or False")
     asked = {"data": data, "out": out, **options}
     if resume:
-        record = record_of(_folder(out, "out"))
+        record = record_of(as_path(out, "out"))
         config = load_config(record, asked)
         check_same(config, load_config(record), config.out)
     else:
@@ -171,11 +210,11 @@ def evaluate(
         ConvLoraError: an argument, the model or the data is not valid; says what to change.
     """
     return evaluate_run(
-        _path(run, "run"),
-        _folder(data, "data"),
+        as_location(run, "run"),
+        as_path(data, "data"),
         split,
-        palette=_optional(palette, "palette"),
-        backbone=_backbone(backbone),
+        palette=as_optional_path(palette, "palette"),
+        backbone=as_backbone(backbone),
         device=device,
         precision=precision,
         engine=engine,
@@ -230,8 +269,8 @@ def predict(
     """
     for name, value in {"overlay": overlay, "probabilities": probabilities, "geotiff": geotiff}.items():
         check_kind(name, value, bool, "True or False")
-    inputs = _inputs(images)
-    place = _folder(out, "out")
+    inputs = as_inputs(images)
+    place = as_path(out, "out")
     jobs = plan_jobs(
         inputs, place, overlay=overlay, probabilities=probabilities, geotiff=geotiff, existing=existing
     )
@@ -290,13 +329,13 @@ def analyze(
         ConvLoraError: an argument, the model or the data is not valid, or the extra 'analyze' is missing.
     """
     return run_analysis(
-        _path(run, "run"),
-        _folder(data, "data"),
-        place_of(_path(run, "run"), _optional(out, "out")),
+        as_location(run, "run"),
+        as_path(data, "data"),
+        place_of(as_location(run, "run"), as_optional_path(out, "out")),
         split=split,
         images=images,
-        palette=_optional(palette, "palette"),
-        backbone=_backbone(backbone),
+        palette=as_optional_path(palette, "palette"),
+        backbone=as_backbone(backbone),
         device=device,
     )
 
@@ -315,7 +354,7 @@ def merge(run: str | Path, out: str | Path, *, backbone: str | Path | None = Non
     Raises:
         ConvLoraError: the method has no merged form, or `out` or the model is not valid.
     """
-    return merge_run(_path(run, "run"), _folder(out, "out"), _backbone(backbone))
+    return merge_run(as_location(run, "run"), as_path(out, "out"), as_backbone(backbone))
 
 
 def load(
@@ -346,42 +385,5 @@ def load(
     choose_tiles(tile, tile_overlap)
     if slow:
         warnings.warn(slow, stacklevel=2)
-    segmenter = from_pretrained(_path(run, "run"), _backbone(backbone))
+    segmenter = from_pretrained(as_location(run, "run"), as_backbone(backbone))
     return Predictor(segmenter, device, precision, engine, tile=tile, tile_overlap=tile_overlap)
-
-
-def _names(classes: Sequence[str] | None) -> list[str] | None:
-    if classes is None:
-        return None
-    names = list(classes) if isinstance(classes, Iterable) and not isinstance(classes, str | bytes) else []
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"classes is {classes!r}; it must be a list of names, id 0 first.")
-    return names
-
-
-def _inputs(images: str | Path | Sequence[str | Path]) -> list[Path]:
-    given: Iterable[object] = [images]
-    if isinstance(images, Iterable) and not isinstance(images, str | bytes | Path):
-        given = images
-    inputs = [_folder(path, "images") for path in given]
-    if not inputs:
-        raise ConfigError(f"images is {images!r}; it must be an image, a folder, or a list of at least one.")
-    return inputs
-
-
-def _backbone(value: str | Path | None) -> str | None:
-    return None if value is None else str(_path(value, "backbone"))
-
-
-def _optional(value: str | Path | None, name: str) -> Path | None:
-    return None if value is None else _folder(value, name)
-
-
-def _folder(value: object, name: str) -> Path:
-    return Path(_path(value, name))
-
-
-def _path(value: object, name: str) -> str:
-    if isinstance(value, str | Path) and str(value):
-        return expand_user(str(value))
-    raise ConfigError(f"{name} is {value!r}; it must be a path, as text or pathlib.Path.")

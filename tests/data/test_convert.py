@@ -201,6 +201,12 @@ def test_sides_that_no_tile_can_have(tmp_path, tile):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("seed", [-1, 0.5, "0", None])
+def test_seeds_that_no_split_can_have(tmp_path, seed):
+    with pytest.raises(ConfigError, match=r"seed is .*; it must be a whole number, 0 or more"):
+        convert_dataset(scenes(tmp_path / "data"), tmp_path / "new", split_seed=seed)
+
+
 def test_command_with_tiles(tmp_path, command):
     code, text, _ = command("convert", scenes(tmp_path / "data"), "--out", tmp_path / "new", "--tile", "32")
     assert code == 0

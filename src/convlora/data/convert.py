@@ -60,9 +60,11 @@ def convert_dataset(
 
     Raises:
         DataError: the data has errors, `out` holds something or cannot be written, or two names clash.
-        ConfigError: `tile` is no whole number or too small.
+        ConfigError: `tile` or `split_seed` is no whole number or too small.
     """
-    _check_tile(tile)
+    _check_whole("seed", split_seed, 0, "whole number")
+    if tile is not None:
+        _check_whole("tile", tile, LEAST_SIDE, "whole number of pixels")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not empty. Give a new folder, or empty it.")
     report = check_dataset(
@@ -94,9 +96,9 @@ def _check_names(pairs: Sequence[Pair], split: str) -> None:
             )
 
 
-def _check_tile(tile: object) -> None:
-    if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < LEAST_SIDE):
-        raise ConfigError(f"tile is {tile!r}; it must be a whole number of pixels, {LEAST_SIDE} or more.")
+def _check_whole(name: str, value: object, least: int, kind: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} is {value!r}; it must be a {kind}, {least} or more.")
 
 
 def _write(dataset: DataSet, out: Path, tile: int | None) -> tuple[dict[str, int], int]:
