@@ -58,6 +58,7 @@ def convert(
     classes: Sequence[str] | None = None,
     palette: str | Path | None = None,
     seed: int = 0,
+    group_by: str | None = None,
     tile: int | None = None,
 ) -> Converted:
     """Write a data set as folders with masks of class ids; the Python form of `convlora convert`.
@@ -68,6 +69,7 @@ def convert(
         classes: see there.
         palette: see there.
         seed: of the split, where the data has none.
+        group_by: regular expression; images in whose names it finds the same stay in one split.
         tile: cut larger images into tiles of this side, in pixels.
 
     Returns:
@@ -82,6 +84,7 @@ def convert(
         classes=as_names(classes),
         palette=as_optional_path(palette, "palette"),
         split_seed=seed,
+        group_by=group_by,
         tile=tile,
     )
 

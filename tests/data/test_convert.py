@@ -207,6 +207,76 @@ def test_seeds_that_no_split_can_have(tmp_path, seed):
         convert_dataset(scenes(tmp_path / "data"), tmp_path / "new", split_seed=seed)
 
 
+def patients(root, sizes):
+    """Slices of patients, without splits: `images/p0-s00.png`, ..."""
+    for patient, count in enumerate(sizes):
+        for i in range(count):
+            name = f"p{patient}-s{i:02}.png"
+            write_image(root / "images" / name, seed=100 * patient + i)
+            mask = np.full(np.array(Image.open(root / "images" / name)).shape[:2], i % 2, np.uint8)
+            (root / "masks").mkdir(exist_ok=True)
+            Image.fromarray(mask).save(root / "masks" / name)
+    return root
+
+
+def who(out):
+    """Split -> patients, and how many images."""
+    names = {
+        split: [p.name for p in (out / split / "images").iterdir()] for split in ("train", "val", "test")
+    }
+    return {split: {name[:2] for name in found} for split, found in names.items()}, {
+        split: len(found) for split, found in names.items()
+    }
+
+
+def test_images_of_one_patient_stay_together(tmp_path):
+    data = patients(tmp_path / "data", [4] * 10)
+    seen = []
+    for seed in (0, 1):
+        written = convert_dataset(data, tmp_path / f"{seed}", split_seed=seed, group_by=r"p\d+")
+        found, counts = who(tmp_path / f"{seed}")
+        assert counts == written.counts == {"train": 28, "val": 8, "test": 4}  # 28, 6 and 6 are asked for
+        assert sorted(p for there in found.values() for p in there) == [f"p{i}" for i in range(10)]
+        seen.append(found)
+    assert seen[0] != seen[1]
+    convert_dataset(data, tmp_path / "brackets", group_by=r"images/(?:p(\d)|q)-")
+    assert who(tmp_path / "brackets")[0] == seen[0]
+    convert_dataset(data, tmp_path / "single")
+    assert sum(map(len, who(tmp_path / "single")[0].values())) > 10  # what it is for
+
+
+@pytest.mark.parametrize("sizes", [[20, 1, 1], [1, 1, 20], [3, 3, 3], [1, 9, 1, 9]])
+def test_few_groups_fill_every_split(tmp_path, sizes):
+    convert_dataset(patients(tmp_path / "data", sizes), tmp_path / "new", group_by=r"p\d")
+    assert all(who(tmp_path / "new")[0].values())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "error", "message"),
+    [
+        ("p(", ConfigError, r"group_by is 'p\(', which is no regular expression: missing \)"),
+        (5, ConfigError, "group_by is 5, which is no regular expression"),
+        ("s00", ConfigError, r"'s00', of which nothing is in the name images/p0-s01.png. It must fit every"),
+        ("images", DataError, "The groups of the 6 images are images; at least 3 are needed"),
+    ],
+)
+def test_groups_that_cannot_be_made(tmp_path, pattern, error, message):
+    with pytest.raises(error, match=message):
+        convert_dataset(patients(tmp_path / "data", [2, 2, 2]), tmp_path / "new", group_by=pattern)
+    assert not (tmp_path / "new").exists()
+
+
+def test_splits_that_are_there_are_not_made_anew(tmp_path):
+    with pytest.raises(ConfigError, match=r"group_by is 'a', but .* has splits, which stay. Leave it out"):
+        convert_dataset(scenes(tmp_path / "data"), tmp_path / "new", group_by="a")
+
+
+def test_command_with_groups(tmp_path, command):
+    data = patients(tmp_path / "data", [4] * 10)
+    code, text, _ = command("convert", data, "--out", tmp_path / "new", "--group-by", r"p\d")
+    assert (code, "Wrote 28 train, 8 val, 4 test images" in text) == (0, True)
+
+
 def test_command_with_tiles(tmp_path, command):
     code, text, _ = command("convert", scenes(tmp_path / "data"), "--out", tmp_path / "new", "--tile", "32")
     assert code == 0

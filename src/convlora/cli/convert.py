@@ -16,6 +16,14 @@ def convert(
     palette: PaletteFile = None,
     classes: Classes = None,
     seed: Annotated[int, typer.Option(help="Of the split, where the data has none.")] = 0,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="For that split: images in whose names it finds the same text, as a patient's number, stay "
+            "together.",
+        ),
+    ] = None,
     tile: Tile = None,
 ) -> None:
     """Write DATA as {train,val,test}/{images,masks} with masks of class ids, and classes.txt."""
@@ -28,6 +36,7 @@ def convert(
         palette=palette,
         classes=split_names(classes),
         split_seed=seed,
+        group_by=group_by,
         tile=tile,
         progress=show_progress,
     )

@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def check_dataset(
     splits: Sequence[str] = ("train", "val"),
     scored: str | None = None,
     split_seed: int = 0,
+    group: Callable[[Path], str] | None = None,
     record: Record | None = None,
     workers: int | None = None,
     progress: ShowProgress = no_progress,
@@ -54,6 +56,7 @@ def check_dataset(
         splits: splits that must be there.
         scored: the only split that will be used; faults of the others are warnings then.
         split_seed: of the split that is made where the data has none.
+        group: of an image, for that split; see `split_pairs`.
         record: splits of a run, which are taken in place of a new one.
         workers: threads.
         progress: shows how far it is; see `show_progress`.
@@ -85,7 +88,8 @@ def check_dataset(
     encoding = _check_masks(source, setting, scanned, report, scored)
     names = setting.names or ("background", "foreground")
     digests = {path: facts.digest for path, facts in images.items()}
-    pairs, problems = _split(folders, splits, split_seed, record, digests)
+    made = partial(split_pairs, seed=split_seed, group=group)
+    pairs, problems = _split(folders, splits, made, record, digests)
     report.problems += _with_renames(problems, source.base)
     report.problems += check_copies(folders, pairs, images)
     if scored is not None:
@@ -234,12 +238,12 @@ def _join_colour_masks(
 def _split(
     folders: list[Folder],
     wanted: Sequence[str],
-    seed: int,
+    make: Callable[[list[Pair]], dict[str, list[Pair]]],
     record: Record | None,
     digests: Mapping[Path, str],
 ) -> tuple[dict[str, list[Pair]], list[Problem]]:
     if folders[0].split == "all":
-        return _make_split(pair_by_stem(folders[0]), wanted, seed, record, digests)
+        return _make_split(pair_by_stem(folders[0]), wanted, make, record, digests)
     pairs: dict[str, list[Pair]] = {}
     for folder in folders:
         pairs.setdefault(folder.split, []).extend(pair_by_stem(folder))
@@ -254,7 +258,11 @@ def _split(
 
 
 def _make_split(
-    pairs: list[Pair], wanted: Sequence[str], seed: int, record: Record | None, digests: Mapping[Path, str]
+    pairs: list[Pair],
+    wanted: Sequence[str],
+    make: Callable[[list[Pair]], dict[str, list[Pair]]],
+    record: Record | None,
+    digests: Mapping[Path, str],
 ) -> tuple[dict[str, list[Pair]], list[Problem]]:
     """Splits of data that has none: the record's, else by the seed."""
     problems: list[Problem] = []
@@ -263,7 +271,7 @@ def _make_split(
         if followed is not None:
             return followed, problems + list(_missing_splits(followed, wanted))
     try:
-        made = split_pairs(pairs, seed)
+        made = make(pairs)
     except DataError as error:
         return {}, [replace(Problem.of_error("too-few", "images", error), fix=_MORE)]
     return made, problems + list(_missing_splits(made, wanted))

@@ -1,7 +1,9 @@
 """Write any readable data set in the plain layout: {train,val,test}/{images,masks} and classes.txt."""
 
+import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,7 @@ def convert_dataset(
     palette: Path | None = None,
     classes: Sequence[str] | None = None,
     split_seed: int = 0,
+    group_by: str | None = None,
     tile: int | None = None,
     progress: ShowProgress = no_progress,
 ) -> Converted:
@@ -54,13 +57,16 @@ def convert_dataset(
         palette: see `check_dataset`.
         classes: see `check_dataset`.
         split_seed: see `check_dataset`.
+        group_by: regular expression for the split that is made where the data has none: images go into one
+            split where what it finds in their names (below `data`) is the same; of a part in brackets, that.
         tile: cut images that are larger into tiles of this side in pixels, 32 or more, which are spread
             evenly and cover all; those of one colour or without a label are left out.
         progress: shows how far the check is.
 
     Raises:
         DataError: the data has errors, `out` holds something or cannot be written, or two names clash.
-        ConfigError: `tile` or `split_seed` is no whole number or too small.
+        ConfigError: `tile` or `split_seed` is no whole number or too small; `group_by` is no regular
+            expression, does not fit an image, or the data has splits.
     """
     _check_whole("seed", split_seed, 0, "whole number")
     if tile is not None:
@@ -68,10 +74,18 @@ def convert_dataset(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not empty. Give a new folder, or empty it.")
     report = check_dataset(
-        data, classes, palette=palette, splits=(), split_seed=split_seed, progress=progress
+        data,
+        classes,
+        palette=palette,
+        splits=(),
+        split_seed=split_seed,
+        group=None if group_by is None else _grouping(data, group_by),
+        progress=progress,
     )
     report.raise_if_errors()
     dataset = report.dataset
+    if group_by is not None and not dataset.by_seed:
+        raise ConfigError(f"group_by is {group_by!r}, but {data} has splits, which stay. Leave it out.")
     for split, pairs in dataset.splits.items():
         _check_names(pairs, split)
     try:
@@ -99,6 +113,25 @@ def _check_names(pairs: Sequence[Pair], split: str) -> None:
 def _check_whole(name: str, value: object, least: int, kind: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} is {value!r}; it must be a {kind}, {least} or more.")
+
+
+def _grouping(data: Path, pattern: str) -> Callable[[Path], str]:
+    try:
+        found_by = re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ConfigError(f"group_by is {pattern!r}, which is no regular expression: {error}.") from error
+    root = data if data.is_dir() else data.parent
+
+    def group(image: Path) -> str:
+        name = os.path.relpath(image, root).replace(os.sep, "/")
+        found = found_by.search(name)
+        if found is None:
+            raise ConfigError(
+                f"group_by is {pattern!r}, of which nothing is in the name {name}. It must fit every image."
+            )
+        return next((part for part in found.groups() if part is not None), found[0])
+
+    return group
 
 
 def _write(dataset: DataSet, out: Path, tile: int | None) -> tuple[dict[str, int], int]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "gt", "ground
 #: What is said of splits that `split_pairs` has made.
 BY_SEED = (
     "made here by seed {seed}, image by image: scores are too good if some are tiles of one scene or slices "
-    "of one volume; make splits of your own then"
+    "of one volume; make splits of your own then, or by convlora convert --group-by"
 )
 LAYOUT_HELP = (
     "A data folder holds {train,val,test}/{images,masks}/NAME.png, "
@@ -131,21 +131,56 @@ def pair_by_stem(folder: Folder) -> list[Pair]:
     ]
 
 
-def split_pairs(pairs: Sequence[Pair], seed: int) -> dict[str, list[Pair]]:
+def split_pairs(
+    pairs: Sequence[Pair], seed: int, group: Callable[[Path], str] | None = None
+) -> dict[str, list[Pair]]:
     """Seeded split of pairs without one: 70 % train, 15 % val, 15 % test, at least one each.
 
+    Args:
+        pairs: images with labels.
+        seed: of the draw.
+        group: of an image; those of one group go into one split, and the shares are met as nearly as the
+            groups allow. By default each image is drawn by itself.
+
     Raises:
-        DataError: there are fewer than three.
+        DataError: there are fewer than three pairs, or groups.
     """
     if len(pairs) < 3:
         raise DataError(
             f"There are {len(pairs)} pairs of image and mask and no split folders; at least 3 are needed, "
             "one each for training, validation and test."
         )
-    order = np.random.default_rng(seed).permutation(len(pairs))
-    held = max(1, round(0.15 * len(pairs)))
+    rng, held = np.random.default_rng(seed), max(1, round(0.15 * len(pairs)))
+    if group is not None:
+        sizes = {"train": len(pairs) - 2 * held, "val": held, "test": held}
+        return _split_groups(pairs, [group(pair.image) for pair in pairs], sizes, rng)
+    order = rng.permutation(len(pairs))
     parts = {"train": order[2 * held :], "val": order[:held], "test": order[held : 2 * held]}
     return {split: [pairs[i] for i in sorted(indices)] for split, indices in parts.items()}
+
+
+def _split_groups(
+    pairs: Sequence[Pair], groups: Sequence[str], sizes: Mapping[str, int], rng: np.random.Generator
+) -> dict[str, list[Pair]]:
+    """Groups in random order, each into the split with the most room; none stays empty."""
+    members = Counter(groups)
+    names = sorted(members)
+    if len(names) < len(sizes):
+        raise DataError(
+            f"The groups of the {len(pairs)} images are {', '.join(names)}; at least 3 are needed, one each "
+            "for training, validation and test."
+        )
+    room, place = dict(sizes), dict[str, str]()
+    for done, i in enumerate(rng.permutation(len(names))):
+        empty = [split for split in room if split not in place.values()]
+        choice = empty if len(names) - done <= len(empty) else list(room)
+        split = max(choice, key=lambda name: room[name])
+        place[names[i]] = split
+        room[split] -= members[names[i]]
+    return {
+        split: [pair for pair, group in zip(pairs, groups, strict=True) if place[group] == split]
+        for split in sizes
+    }
 
 
 def unique_stems(paths: Sequence[Path]) -> list[str]:
