@@ -117,14 +117,6 @@ def _part(file: Path) -> Path:
     return file.with_name(name)
 
 
-def is_there(file: Path) -> bool:
-    """Whether a file exists; one whose name is too long for a file does not."""
-    try:
-        return file.exists()
-    except OSError:
-        return False
-
-
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents.
 

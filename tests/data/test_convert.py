@@ -173,6 +173,17 @@ def test_large_images_are_cut_into_tiles_of_their_split(tmp_path):
             np.testing.assert_array_equal(read_label(tile.mask, after.encoding), ids[place])
 
 
+def test_a_tile_takes_no_other_images_place(tmp_path):
+    data = scenes(tmp_path / "data")
+    for folder, ending in (("images", "tif"), ("masks", "png")):
+        place = data / "train" / folder
+        (place / f"small.{ending}").rename(place / f"large_00022_00052.{ending}")
+    with pytest.raises(
+        DataError, match=r"tif and another image would both be large_00022_00052\. What is in"
+    ):
+        convert_dataset(data, tmp_path / "new", tile=48)
+
+
 def test_tiles_without_data_are_left_out(tmp_path):
     data = scenes(tmp_path / "data")
     written = convert_dataset(data, tmp_path / "new", tile=32)
@@ -256,6 +267,7 @@ def test_few_groups_fill_every_split(tmp_path, sizes):
     [
         ("p(", ConfigError, r"group_by is 'p\(', which is no regular expression: missing \)"),
         (5, ConfigError, "group_by is 5, which is no regular expression"),
+        (b"p", ConfigError, "group_by is b'p', which is no regular expression: it is no text"),
         ("s00", ConfigError, r"'s00', of which nothing is in the name images/p0-s01.png. It must fit every"),
         ("images", DataError, "The groups of the 6 images are images; at least 3 are needed"),
     ],

@@ -1,6 +1,5 @@
 """Write any readable data set in the plain layout: {train,val,test}/{images,masks} and classes.txt."""
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -115,15 +114,17 @@ def _check_whole(name: str, value: object, least: int, kind: str) -> None:
         raise ConfigError(f"{name} is {value!r}; it must be a {kind}, {least} or more.")
 
 
-def _grouping(data: Path, pattern: str) -> Callable[[Path], str]:
+def _grouping(data: Path, pattern: object) -> Callable[[Path], str]:
+    if not isinstance(pattern, str):
+        raise ConfigError(f"group_by is {pattern!r}, which is no regular expression: it is no text.")
     try:
         found_by = re.compile(pattern)
-    except (re.error, TypeError) as error:
+    except re.error as error:
         raise ConfigError(f"group_by is {pattern!r}, which is no regular expression: {error}.") from error
     root = data if data.is_dir() else data.parent
 
     def group(image: Path) -> str:
-        name = os.path.relpath(image, root).replace(os.sep, "/")
+        name = (image.relative_to(root) if image.is_relative_to(root) else image).as_posix()
         found = found_by.search(name)
         if found is None:
             raise ConfigError(
@@ -146,11 +147,22 @@ def _write(dataset: DataSet, out: Path, tile: int | None) -> tuple[dict[str, int
                 written, dropped = _write_tiles(pair, ids, out / split, tile)
                 counts[split], left_out = counts[split] + written, left_out + dropped
                 continue
+            save_mask(_new_mask(out / split, pair.stem, pair), ids)
             shutil.copyfile(pair.image, out / split / "images" / f"{pair.stem}{pair.image.suffix}")
-            save_mask(out / split / "masks" / f"{pair.stem}.png", ids)
             counts[split] += 1
     (out / "classes.txt").write_text("\n".join(dataset.classes) + "\n", encoding="utf-8")
     return counts, left_out
+
+
+def _new_mask(folder: Path, name: str, pair: Pair) -> Path:
+    """Place of a mask; tiles are named here only, and an image may have such a name already."""
+    file = folder / "masks" / f"{name}.png"
+    if file.exists():
+        raise DataError(
+            f"{pair.image} and another image would both be {name}. What is in {folder.parent} is not "
+            "complete: delete it, rename one of them, try again."
+        )
+    return file
 
 
 def _write_tiles(pair: Pair, ids: np.ndarray, folder: Path, side: int) -> tuple[int, int]:
@@ -160,7 +172,7 @@ def _write_tiles(pair: Pair, ids: np.ndarray, folder: Path, side: int) -> tuple[
         if not part.teaches:
             dropped += 1
             continue
+        save_mask(_new_mask(folder, part.name, pair), part.ids)
         part.save_image(folder / "images" / f"{part.name}.png")
-        save_mask(folder / "masks" / f"{part.name}.png", part.ids)
         written += 1
     return written, dropped

@@ -1,5 +1,6 @@
 """Which files a prediction reads and writes; all of it is decided, and checked, before any work."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Literal, get_args
 from convlora.data.images import EXTENSIONS, is_image
 from convlora.errors import ConfigError, DataError
 from convlora.inference.geotiff import Georeference, check_rasterio, read_georeferences
-from convlora.output import check_folder, check_new, check_not_inputs, is_there, same_name_key
+from convlora.output import check_folder, check_new, check_not_inputs, same_name_key
 
 #: What to do where an output is there already.
 Existing = Literal["refuse", "skip", "overwrite"]
@@ -159,7 +160,7 @@ def _check_names(jobs: list[Job]) -> None:
 
 def _without_existing(job: Job) -> Job:
     mask, overlay, probabilities, geotiff = (
-        None if file is None or is_there(file) else file
+        None if file is None or os.path.exists(file) else file  # noqa: PTH110  # Path's fails at long names
         for file in (job.mask, job.overlay, job.probabilities, job.geotiff)
     )
     return Job(job.image, mask, overlay, probabilities, geotiff)
