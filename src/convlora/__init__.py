@@ -11,6 +11,7 @@ from convlora._version import __version__
 if TYPE_CHECKING:
     from convlora.adapters import ConvLora, DecoderOnly, Full, Lora
     from convlora.api import analyze, check, compare, convert, evaluate, load, merge, predict, train
+    from convlora.checkpoint import from_pretrained, save_pretrained
     from convlora.inference.predictor import Predictor
     from convlora.model import Segmenter
 
@@ -26,9 +27,11 @@ _HOMES = {
     "compare": "api",
     "convert": "api",
     "evaluate": "api",
+    "from_pretrained": "checkpoint",
     "load": "api",
     "merge": "api",
     "predict": "api",
+    "save_pretrained": "checkpoint",
     "train": "api",
 }
 
@@ -45,9 +48,11 @@ __all__ = [
     "compare",
     "convert",
     "evaluate",
+    "from_pretrained",
     "load",
     "merge",
     "predict",
+    "save_pretrained",
     "train",
 ]
 

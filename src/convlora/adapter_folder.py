@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from torch import Tensor
 
 from convlora._version import __version__
-from convlora.adapters import build_method
+from convlora.adapters import build_method, methods
 from convlora.errors import ConfigError, WeightsError
 from convlora.head import HeadKind
 from convlora.model import SegmenterConfig
@@ -18,6 +18,7 @@ from convlora.weight_files import file_digest, read_json, read_tensors
 CONFIG, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 FORMAT = 1
 _AGAIN = "Copy the whole adapter folder again, or train anew."
+_OWN = "A method of your own must be registered first, or its package installed (docs/python.md). "
 
 
 def _all_different(classes: list[str]) -> list[str]:
@@ -70,7 +71,8 @@ def read_config(folder: Path) -> AdapterConfig:
     try:
         build_method(config.method, config.method_options)
     except ConfigError as error:
-        raise WeightsError(f"{file}: {error} {_AGAIN}") from error
+        own = "" if config.method in methods() else _OWN
+        raise WeightsError(f"{file}: {error} {own}{_AGAIN}") from error
     return config
 
 

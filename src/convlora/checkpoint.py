@@ -35,19 +35,21 @@ MERGED = "backbone"
 
 
 def save_pretrained(
-    segmenter: SegmentationModel, folder: Path, metadata: Mapping[str, Any] | None = None
+    segmenter: SegmentationModel, folder: str | Path, metadata: Mapping[str, Any] | None = None
 ) -> None:
     """Write the adapter folder; it appears whole or not at all, and is read back and compared.
 
     Args:
         segmenter: model whose trained parameters are saved; nothing frozen is.
-        folder: written anew; an adapter folder that was there is replaced.
+        folder: written anew; an adapter folder that was there is replaced, any other is refused.
         metadata: put into adapter_config.json under 'training': metrics, data fingerprint, command.
 
     Raises:
-        WeightsError: the disk is full or the place not writable (a folder that was there is kept), or what
-            was written does not read back the same.
+        WeightsError: something else is in that place, the disk is full or the place not writable (what was
+            there is kept), or what was written does not read back the same.
     """
+    folder = Path(expand_user(str(folder)))
+    _check_replaceable(folder)
     tensors = {name: t.cpu().contiguous() for name, t in adapter_state_dict(segmenter).items()}
     part = part_of(folder)
     try:
@@ -60,6 +62,17 @@ def save_pretrained(
             f"{folder} cannot be written: {error}. What was there before is kept; make room, or save "
             "elsewhere."
         ) from error
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuse what is no adapter folder: all that is in the place goes when it is replaced."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
+        raise WeightsError(
+            f"{folder} holds other things than a model ({CONFIG} is not there), which would be lost. Save to "
+            "a folder that is new or empty."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise WeightsError(f"{folder} is a file. Save to a folder that is new or empty.")
 
 
 def _write(

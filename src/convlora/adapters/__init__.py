@@ -1,6 +1,15 @@
 """Fine-tuning methods for a ViT encoder, one file each; they know nn.Module only."""
 
-from convlora.adapters.base import HasAuxLoss, Mergeable, Method, Unmergeable, build_method, methods, register
+from convlora.adapters.base import (
+    HasAuxLoss,
+    Mergeable,
+    Method,
+    Unmergeable,
+    build_method,
+    is_everywhere,
+    methods,
+    register,
+)
 from convlora.adapters.bitfit import BitFit
 from convlora.adapters.bottleneck import Adapter
 from convlora.adapters.conv_lora import ConvLora
@@ -50,6 +59,7 @@ __all__ = [
     "count_parameters",
     "forget_auxiliary_loss",
     "install",
+    "is_everywhere",
     "load_adapter_state_dict",
     "merge",
     "methods",

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convlora.adapters.plugins import is_plugin, load_plugins
 from convlora.errors import ConfigError
 
 
@@ -186,17 +187,18 @@ _M = TypeVar("_M", bound=type[Method])
 
 
 def register(method: _M) -> _M:
-    """Class decorator that adds a method to the table.
+    """Class decorator that adds a method to the table; in a notebook the class may be defined again.
 
     Raises:
-        ValueError: the name is not lower-case words joined by hyphens, or is taken; the class is not a frozen
-            dataclass; a field has no help text.
+        ValueError: the name is not lower-case words joined by hyphens, or another class has it; the class is
+            not a frozen dataclass; a field has no help text.
     """
     name = getattr(method, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise ValueError(f"{method.__name__}.name must be lower-case words joined by hyphens, got {name!r}.")
-    if name in _METHODS:
-        raise ValueError(f"The name {name!r} of {method.__name__} is taken by {_METHODS[name].__name__}.")
+    taken = _METHODS.get(name, method)
+    if (taken.__module__, taken.__qualname__) != (method.__module__, method.__qualname__):
+        raise ValueError(f"The name {name!r} of {method.__name__} is taken by {taken.__name__}.")
     parameters = getattr(method, "__dataclass_params__", None)
     if parameters is None or not parameters.frozen:
         raise ValueError(f"{method.__name__} must be a frozen dataclass.")
@@ -208,8 +210,18 @@ def register(method: _M) -> _M:
 
 
 def methods() -> dict[str, type[Method]]:
-    """All methods by name."""
+    """All methods by name, those of installed packages included.
+
+    Raises:
+        ConfigError: a package declares a method that cannot be loaded; see `load_plugins`.
+    """
+    load_plugins(_METHODS)
     return dict(_METHODS)
+
+
+def is_everywhere(name: str) -> bool:
+    """Whether other processes know a method too: ours and those of packages, not what a script registers."""
+    return is_plugin(name) or _METHODS[name].__module__.startswith(f"{__package__}.")
 
 
 def build_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
@@ -219,9 +231,10 @@ def build_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
         ConfigError: the name or an option is unknown (with the nearest known one), or a value is not valid;
             all problems of the options are listed, a line each.
     """
-    if not isinstance(name, str) or name not in _METHODS:
-        raise ConfigError(_unknown("method", name, _METHODS))
-    method = _METHODS[name]
+    table = methods()
+    if not isinstance(name, str) or name not in table:
+        raise ConfigError(_unknown("method", name, table))
+    method = table[name]
     known = [f.name for f in _fields(method)]
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in (options or {}).items()}
     problems = [_unknown(f"option of {name}", option, known) for option in given if option not in known]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from convlora.adapters import methods
+from convlora.adapters import is_everywhere, methods
 from convlora.config import make_config
 from convlora.errors import ConfigError
 from convlora.settings import did_you_mean, parse_assignments
@@ -89,6 +89,12 @@ def _entry(label: str) -> Entry:
     if name not in methods():
         raise ConfigError(
             f"--methods: there is no method '{name}'. {did_you_mean(name, [*methods(), *BASELINES])}"
+        )
+    if not is_everywhere(name):
+        raise ConfigError(
+            f"--methods: '{name}' is registered in this process alone, but every run is another process. "
+            "Put it into a package with an entry point of the group 'convlora.methods' (docs/python.md), and "
+            "install that."
         )
     options = parse_assignments(f"method.{assignment}" for assignment in assignments).get("method", {})
     method = {"name": name, **options}
