@@ -21,6 +21,10 @@ def test_places_for_a_run(command, binary_data, tmp_path):
     own.mkdir()
     (own / "config.yaml").write_text("epochs: 3")
     gone.symlink_to(tmp_path / "nothing")
+    splits, other = tmp_path / "splits", tmp_path / "environment"
+    for folder, name in ((splits, "split.json"), (other, "environment.json")):
+        folder.mkdir()
+        (folder / name).write_text('{"train": [1, 2]}')
     kept = tmp_path / "kept" / "best"
     kept.mkdir(parents=True)
     best = tmp_path / "other" / "best"
@@ -33,13 +37,16 @@ def test_places_for_a_run(command, binary_data, tmp_path):
         (file / "below", "is a file, not a folder"),
         (binary_data, "is inside the data folder"),
         (binary_data / "runs" / "a", "is inside the data folder"),
-        (own, "would be overwritten by the record of the run"),
+        (own, "config.yaml would be overwritten by the record of the run"),
+        (splits, "split.json would be overwritten by the record of the run"),
+        (other, "environment.json would be overwritten by the record of the run"),
         (kept.parent, "holds a run already (best)"),
         (gone, "is a link to nothing"),
     ):
         code, _, error = command("train", binary_data, "--out", out, "--max-steps", "1")
         assert (code, message in error) == (2, True), error
     assert (own / "config.yaml").read_text() == "epochs: 3"
+    assert (splits / "split.json").read_text() == '{"train": [1, 2]}'
     assert not (binary_data / "runs").exists()
     with pytest.raises(ConfigError, match="best holds a model already"):
         convlora.compare(binary_data, best)

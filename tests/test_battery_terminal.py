@@ -14,6 +14,7 @@ from convlora.backbone.initialise import random_sam
 from convlora.backbone.weights import save_sam
 from convlora.cli.show import print_scores
 from convlora.errors import ConvLoraError
+from convlora.training.report import Reporter
 from small import SMALL
 
 CALL = [sys.executable, "-c", "from convlora.cli import main; main()"]
@@ -77,7 +78,7 @@ def test_a_terminal_that_knows_ascii_only(tmp_path):
 LONG = "b" * 60
 KINDS = ("dice", "iou", "image_dice", "image_iou")
 SCORES = {"split": "test", "n_images": 4, "mean_iou": 0.1234}
-SCORES |= {f"{kind}/{name}": 0.5678 for kind in KINDS for name in ("[red] cell", LONG)}
+SCORES |= {f"{kind}/{name}": 0.5678 for kind in KINDS for name in ("[red] cell", r"a\[b]", LONG)}
 SCORES |= {f"{image}mean_{kind}_foreground": 0.9876 for image in ("", "image_") for kind in ("dice", "iou")}
 
 
@@ -86,10 +87,18 @@ def test_no_number_is_cut_off(capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     print_scores(SCORES)
     out = capsys.readouterr().out
-    assert out.count("0.5678") == 8
+    assert out.count("0.5678") == 12
     assert out.count("0.9876") == 4
     assert "[red] cell" in out
+    assert r"a\[b]" in out
     assert LONG in out
+
+
+def test_square_brackets_are_no_markup(tmp_path, capsys):
+    with Reporter(tmp_path, 1, "dice/a[/b]") as reporter:
+        reporter.step(1, 0.5, 0.1, 1, 1.0)
+        reporter.validation(1, {"dice/a[/b]": 0.25}, best=True)
+    assert "step 1  validation dice/a[/b] 0.2500  (best)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("columns", ["1", "20"])

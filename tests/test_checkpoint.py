@@ -1,5 +1,6 @@
 """The adapter folder: what it holds, that it comes back, and what is said when it does not fit."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -73,6 +74,29 @@ def test_holds_only_what_was_trained(small_backbone, folder):
     card = (folder / CARD).read_text()
     assert "library_name: convlora" in card
     assert "| mean_iou | 0.5000 |" in card
+    # the hub refuses cards whose base model is no hub id, and the path says whose computer it was
+    assert "base_model" not in card
+    assert str(small_backbone.parent) not in card
+    assert f"# {content['method']} on {small_backbone.name}\n" in card
+
+
+def test_a_card_names_a_backbone_of_the_hub(small_backbone, tmp_path):
+    model = trained(small_backbone)
+    model.config = dataclasses.replace(model.config, backbone="facebook/sam-vit-base")
+    save_pretrained(model, tmp_path / "a")
+    card = (tmp_path / "a" / CARD).read_text()
+    assert "base_model: facebook/sam-vit-base\nbase_model_relation: adapter\n" in card
+    assert "Made by" not in card
+    save_pretrained(model, tmp_path / "a", {"command": "convlora train DATA --out a"})
+    assert "Made by: `convlora train DATA --out a`." in (tmp_path / "a" / CARD).read_text()
+
+
+def test_loading_leaves_the_caller_s_random_state(folder):
+    torch.manual_seed(3)
+    wanted = torch.randn(4)
+    torch.manual_seed(3)
+    from_pretrained(folder)
+    assert torch.equal(torch.randn(4), wanted)
 
 
 def test_run_folder_stands_for_its_best(folder):

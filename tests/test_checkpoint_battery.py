@@ -293,3 +293,4 @@ def test_a_diverged_model_is_not_saved(good, tmp_path):
     with pytest.raises(WeightsError, match=r"not finite; the training had diverged.* lower --lr"):
         save_pretrained(model, tmp_path / "last")
     assert (tmp_path / "last" / TENSORS).read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir() if "last" in file.name] == ["last"]

@@ -167,6 +167,7 @@ def test_a_package_s_method_is_wrong(tmp_path, value, name, code, message):
     assert f"The method '{name}', which my-methods declares as {value}," in " ".join(done.stderr.split())
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+    assert call(tmp_path / "packages", "train", "nothing", "--out", "run", "--method", "lora").returncode == 2
 
 
 def test_other_folders_are_not_replaced(binary_adapter, tmp_path):

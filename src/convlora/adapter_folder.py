@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from torch import Tensor
 
 from convlora._version import __version__
-from convlora.adapters import build_method, methods
+from convlora.adapters import build_method, is_method
 from convlora.errors import ConfigError, WeightsError
 from convlora.head import HeadKind
 from convlora.model import SegmenterConfig
@@ -71,7 +71,7 @@ def read_config(folder: Path) -> AdapterConfig:
     try:
         build_method(config.method, config.method_options)
     except ConfigError as error:
-        own = "" if config.method in methods() else _OWN
+        own = "" if is_method(config.method) else _OWN
         raise WeightsError(f"{file}: {error} {own}{_AGAIN}") from error
     return config
 

@@ -1,6 +1,7 @@
 """The file that is shared: adapter_config.json + adapter_model.safetensors + model card, strict on load."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,12 +27,14 @@ from convlora.backbone.weights import LoadedSam, load_sam
 from convlora.errors import ConfigError, TargetError, WeightsError
 from convlora.model import SegmentationModel, Segmenter, SegmenterConfig
 from convlora.output import find_folder, part_of, replace_folder, to_disk, write_utf8
+from convlora.randomness import seeded
 from convlora.settings import expand_user
 from convlora.unet import UNET, Unet
 from convlora.weight_files import fetch, file_digest
 
 #: Folder of an adapter folder that holds its own backbone, where a method was merged into it.
 MERGED = "backbone"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def save_pretrained(
@@ -57,11 +60,12 @@ def save_pretrained(
         _compare(tensors, part)
         replace_folder(part, folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(part, ignore_errors=True)
         raise WeightsError(
             f"{folder} cannot be written: {error}. What was there before is kept; make room, or save "
             "elsewhere."
         ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -139,9 +143,10 @@ def _largest_image(training: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _build(config: SegmenterConfig, backbone: str | None, folder: Path) -> SegmentationModel:
-    """The model as it was before training."""
+    """The model as it was before training, but for what is new in it: that is in the adapter file."""
     if config.backbone == UNET:
-        return Unet(config)
+        with seeded(0):
+            return Unet(config)
     loaded = load_backbone(config.backbone, folder, backbone)
     if loaded.fingerprint != config.backbone_fingerprint:
         raise WeightsError(
@@ -149,7 +154,8 @@ def _build(config: SegmenterConfig, backbone: str | None, folder: Path) -> Segme
             f"{config.backbone_fingerprint}, but '{loaded.source}' has {loaded.fingerprint}. "
             "Give the backbone it was trained on with --backbone (in Python backbone=)."
         )
-    return Segmenter(loaded.sam, config)
+    with seeded(0):
+        return Segmenter(loaded.sam, config)
 
 
 def find_adapter(source: str | Path) -> Path:
@@ -219,15 +225,16 @@ def _card(content: Mapping[str, Any]) -> str:
     metrics = training.get("metrics", {})
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items() if value is not None)
     share = 100 * content["trained_parameters"] / content["all_parameters"]
+    backbone = content["backbone"]
+    hub = bool(_HUB_ID.fullmatch(backbone)) and not Path(backbone).exists()
+    base = f"base_model: {backbone}\nbase_model_relation: adapter\n" if hub else ""
     return f"""---
 library_name: convlora
 pipeline_tag: image-segmentation
-base_model: {content["backbone"]}
-base_model_relation: adapter
-license: apache-2.0
+{base}license: apache-2.0
 ---
 
-# {content["method"]} on {content["backbone"]}
+# {content["method"]} on {backbone if hub else Path(backbone).name}
 
 Classes: {", ".join(content["classes"])}.
 Trained parameters: {content["trained_parameters"]:,} ({share:.2f} %).
@@ -236,7 +243,7 @@ Trained parameters: {content["trained_parameters"]:,} ({share:.2f} %).
 convlora predict PATH_OF_THIS_FOLDER image.png --out predictions
 ```
 
-Made by: `{training.get("command", "convlora")}`.
+{f"Made by: `{training['command']}`." if training.get("command") else ""}
 Data fingerprint: {training.get("data_fingerprint", "unknown")}.
 
 | metric (validation) | value |

@@ -245,7 +245,7 @@ def _check_classes(classes: tuple[str, ...], data: Path) -> None:
     try:
         source = find_source(data)
         named = source.classes or read_class_names(source.base)
-    except DataError:
+    except (DataError, OSError):
         return  # check_dataset says it
     if named is None or named == classes:
         return

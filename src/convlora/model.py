@@ -17,6 +17,7 @@ from convlora.backbone.sam import Sam
 from convlora.backbone.weights import LoadedSam, load_sam
 from convlora.errors import ConfigError
 from convlora.head import HeadKind, HeadOutput, SegmentationHead
+from convlora.randomness import seeded
 
 #: How images are brought to the encoder's square: keep the aspect and pad, or stretch (the paper).
 RESIZE_MODES = ("pad", "stretch")
@@ -195,8 +196,7 @@ class Segmenter(SegmentationModel):
             resize=resize,
             backbone_fingerprint=loaded.fingerprint,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return cls(loaded.sam, config)
 
     def forward(self, image: Tensor, keys: Sequence[int] | None = None, embedded: bool = False) -> HeadOutput:

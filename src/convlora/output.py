@@ -6,12 +6,13 @@ import os
 import shutil
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from convlora.errors import ConfigError, DataError
 
 _LONGEST = 255  # bytes of a name, on most file systems
+_UNFINISHED = ".part-by-convlora"  # in a folder that is being filled
 
 
 def check_folder(folder: Path, name: str) -> None:
@@ -164,6 +165,41 @@ def replace_folder(part: Path, folder: Path) -> None:
         folder.rename(old)
     part.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Check that nothing is in the place of a new folder but what a killed `filled_at_once` has left.
+
+    Raises:
+        DataError: it is a file, or holds something.
+    """
+    if folder.is_dir() and all(child.name == _UNFINISHED for child in folder.iterdir()):
+        return
+    if os.path.lexists(folder):
+        raise DataError(f"{folder} is not empty. Give a new folder, or empty it.")
+
+
+@contextmanager
+def filled_at_once(folder: Path) -> Iterator[Path]:
+    """Give a place whose content comes into a new folder when all of it is written, or not at all.
+
+    The place is in the folder itself, which may be '.', a mount, or in one that is not writable.
+    """
+    made = not folder.exists()
+    part = folder / _UNFINISHED
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        for child in part.iterdir():
+            child.rename(folder / child.name)
+        part.rmdir()
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def find_folder(folder: Path) -> Path:

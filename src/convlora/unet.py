@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from convlora.adapters import Full
 from convlora.errors import ConfigError, MissingExtraError
 from convlora.head import HeadOutput, SegmentationHead
 from convlora.model import SegmentationModel, SegmenterConfig
+from convlora.randomness import seeded
 
 #: Value of `backbone` that stands for it.
 UNET = "unet"
@@ -44,8 +44,7 @@ class Unet(SegmentationModel):
     @classmethod
     def from_scratch(cls, config: SegmenterConfig, seed: int = 0) -> "Unet":
         """Build it with random weights of a seed; the caller's random state is left as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return cls(config)
 
     def forward(self, image: Tensor, keys: Sequence[int] | None = None) -> HeadOutput:

@@ -171,6 +171,11 @@ def test_what_is_refused(small_backbone, three_class_data, tmp_path, monkeypatch
     save_pretrained(Unet(config), tmp_path / "u")
     with pytest.raises(ConfigError, match="holds a unet; only SAM's encoder can be analysed"):
         analyze(tmp_path / "u", three_class_data, tmp_path / "out")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("my notes")
+    with pytest.raises(ConfigError, match=r"README\.md exists already, and nothing is .* Give another --out"):
+        analyze(tmp_path / "u", three_class_data, tmp_path / "mine")
+    assert (tmp_path / "mine" / "README.md").read_text() == "my notes"
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(Exception, match=r"pip install 'convlora\[analyze\]'"):
         analyze(tmp_path / "u", three_class_data, tmp_path / "out")

@@ -1,6 +1,8 @@
 """convert: every form of data ends in the plain layout with the same labels, and nothing is overwritten."""
 
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,10 +108,36 @@ def test_a_folder_with_content_is_left_alone(tmp_path):
 
 def test_a_place_that_cannot_be_written(tmp_path):
     data = write_table(tmp_path / "data")
-    with pytest.raises(
-        DataError, match=r"new cannot be written: .* What is there is not complete: delete it"
-    ):
+    with pytest.raises(DataError, match=r"new cannot be written: .* Nothing of it is left\. Make room"):
         convert_dataset(data, data / "data.csv" / "new")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_conversion_that_is_stopped_leaves_nothing(tmp_path, monkeypatch, there):
+    """What was written would be a smaller data set, in which `check` finds no fault."""
+    data, out = write_table(tmp_path / "data"), tmp_path / "new"
+    if there:
+        out.mkdir()
+
+    def stopped(source, target):
+        if source.name.startswith("val"):
+            raise KeyboardInterrupt
+        return copy(source, target)
+
+    copy = shutil.copyfile
+    monkeypatch.setattr(shutil, "copyfile", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        convert_dataset(data, out)
+    assert out.exists() == there
+    assert not there or list(out.iterdir()) == []
+
+
+def test_a_conversion_that_was_killed_is_made_anew(tmp_path, monkeypatch):
+    data = write_table(tmp_path / "data")
+    (tmp_path / "new" / ".part-by-convlora" / "train").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "new")
+    assert convert_dataset(data, Path()).counts["train"] == 3
+    assert {path.name for path in Path().iterdir()} == {"train", "val", "test", "classes.txt"}
 
 
 def test_nothing_is_written_of_bad_data(tmp_path):
@@ -178,9 +206,7 @@ def test_a_tile_takes_no_other_images_place(tmp_path):
     for folder, ending in (("images", "tif"), ("masks", "png")):
         place = data / "train" / folder
         (place / f"small.{ending}").rename(place / f"large_00022_00052.{ending}")
-    with pytest.raises(
-        DataError, match=r"tif and another image would both be large_00022_00052\. What is in"
-    ):
+    with pytest.raises(DataError, match=r"tif and another image would both be large_00022_00052\. Rename"):
         convert_dataset(data, tmp_path / "new", tile=48)
 
 

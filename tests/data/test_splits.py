@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,11 +148,19 @@ def test_records_of_names_only(data, record):
     assert stems(report.dataset) == old
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"train": 3}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"train": 3}', '{"train": {"a": ["b"]}}'])
 def test_a_damaged_record(record, text):
     record.file.write_text(text)
     with pytest.raises(DataError, match=r"split.json is damaged"):
         read_record(record.file.parent)
+
+
+def test_the_record_beside_the_model_s_folder(record, monkeypatch):
+    """From inside of it too: the parent of '.' is '.'."""
+    best = record.file.parent / "best"
+    best.mkdir(exist_ok=True)
+    monkeypatch.chdir(best)
+    assert read_record(Path()).splits == read_record(best).splits == record.splits
 
 
 def test_no_record(tmp_path):

@@ -70,6 +70,20 @@ def told(root):
     return [asdict(problem) for problem in check_dataset(root).problems]
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.int32, np.float32])
+def test_both_orders_of_bytes_pass_the_check(data, kind):
+    """ImageJ writes the big end first."""
+    for path in sorted(data.glob("*/images/*.png")):
+        grey = np.array(Image.open(path).convert("L")).astype(kind) * kind(100)
+        path.unlink()
+        write_tiff(path.with_suffix(".tif"), grey, order=">")
+    assert check_dataset(data).problems == []
+    images = data / "train" / "images"
+    write_tiff(images / "train_02.tif", np.array(Image.open(images / "train_00.tif")).astype(kind))
+    (found,) = check_dataset(data).problems
+    assert found.code == "repeated-image"
+
+
 # --- 0 is white ---
 
 

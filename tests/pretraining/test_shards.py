@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from convlora.errors import ConfigError, DataError
+from convlora.errors import ConfigError, DataError, WeightsError
 from convlora.pretraining import shards
 from convlora.pretraining.scenes import draw_family, generate_scene
 from convlora.pretraining.shards import ShardReader, write_shards
@@ -84,6 +84,12 @@ def test_interrupted_shard_leaves_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
     with pytest.raises(DataError, match="write_shards"):
         ShardReader(tmp_path)
+
+
+def test_a_damaged_recipe_is_told(tmp_path):
+    (tmp_path / "recipe.json").write_text('{"seed": ')
+    with pytest.raises(WeightsError, match=r"recipe\.json is damaged: .* make the scenes again"):
+        write(tmp_path)
 
 
 def test_another_recipe_is_refused(tmp_path):

@@ -7,6 +7,7 @@ from convlora.adapters.base import (
     Unmergeable,
     build_method,
     is_everywhere,
+    is_method,
     methods,
     register,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "forget_auxiliary_loss",
     "install",
     "is_everywhere",
+    "is_method",
     "load_adapter_state_dict",
     "merge",
     "methods",

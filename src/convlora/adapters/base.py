@@ -219,6 +219,15 @@ def methods() -> dict[str, type[Method]]:
     return dict(_METHODS)
 
 
+def is_method(name: str) -> bool:
+    """Whether there is such a method; packages are looked at only where none of ours is called so.
+
+    Raises:
+        ConfigError: see `methods`.
+    """
+    return name in _METHODS or name in methods()
+
+
 def is_everywhere(name: str) -> bool:
     """Whether other processes know a method too: ours and those of packages, not what a script registers."""
     return is_plugin(name) or _METHODS[name].__module__.startswith(f"{__package__}.")
@@ -231,10 +240,9 @@ def build_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
         ConfigError: the name or an option is unknown (with the nearest known one), or a value is not valid;
             all problems of the options are listed, a line each.
     """
-    table = methods()
-    if not isinstance(name, str) or name not in table:
-        raise ConfigError(_unknown("method", name, table))
-    method = table[name]
+    if not isinstance(name, str) or not is_method(name):
+        raise ConfigError(_unknown("method", name, _METHODS))
+    method = _METHODS[name]
     known = [f.name for f in _fields(method)]
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in (options or {}).items()}
     problems = [_unknown(f"option of {name}", option, known) for option in given if option not in known]

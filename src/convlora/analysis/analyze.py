@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convlora.analysis.attention import watch_distances
-from convlora.analysis.pictures import draw_distances, draw_probe, draw_routing
+from convlora.analysis.pictures import DISTANCES, PROBE, ROUTING, draw_distances, draw_probe, draw_routing
 from convlora.analysis.probe import Labelled, Probe, check_probe, linear_probe
 from convlora.analysis.result import Analysis
 from convlora.analysis.routing import routed_layers, watch_routing
@@ -28,7 +28,7 @@ from convlora.evaluation import check_split
 from convlora.figures import check_matplotlib
 from convlora.inference.device import choose_device
 from convlora.model import Segmenter
-from convlora.output import check_folder, make_folder, write_text
+from convlora.output import check_folder, check_new, make_folder, write_text
 from convlora.settings import check_kind
 
 JSON, README = "analysis.json", "README.md"
@@ -80,7 +80,7 @@ def analyze(
     check_kind("images", images, int, "a whole number, 2 or more")
     if images < 2:
         raise ConfigError(f"images is {images}; it must be 2 or more (--images).")
-    check_folder(out, "--out")
+    _check_place(out)
     folder = find_adapter(run)
     model = from_pretrained(folder, backbone)
     if not isinstance(model, Segmenter):
@@ -100,6 +100,13 @@ def analyze(
         found.probes[when] = look.probe(encoder)
     _write(found, out)
     return found
+
+
+def _check_place(out: Path) -> None:
+    """Refuse to write over files of the user's own; those of an analysis are written anew."""
+    check_folder(out, "--out")
+    if not (out / JSON).is_file():
+        check_new([out / name for name in (README, ROUTING, DISTANCES, PROBE)], "Give another --out.")
 
 
 def _dataset(

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from convlora.backbone.mask_decoder import CrossAttention
 from convlora.backbone.presets import SamSpec
 from convlora.backbone.sam import Sam
+from convlora.randomness import seeded
 
 
 def random_sam(spec: SamSpec, seed: int = 0) -> Sam:
@@ -16,8 +17,7 @@ def random_sam(spec: SamSpec, seed: int = 0) -> Sam:
     starts with equal query and key projections, so that a click attends to its own place from the start:
     with independent ones, pretraining stays for a long time where masks do not depend on the prompt.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         sam = Sam(spec)
         for module in sam.image_encoder.modules():
             if isinstance(module, nn.Linear):

@@ -130,16 +130,17 @@ def analyze(
 
 
 def _print_tables(outcome: "Outcome") -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    from convlora.cli.show import plain, print_table
+    from convlora.cli.show import print_table
     from convlora.comparison.tables import header, size_name, table_cells
 
     for size in outcome.settings.train_sizes:
         table = Table(title=size_name(size))
         for name in header(outcome.settings):
-            table.add_column(plain(name), no_wrap=True, justify="left" if name == "method" else "right")
+            table.add_column(escape(name), no_wrap=True, justify="left" if name == "method" else "right")
         for row in outcome.rows:
             if row.train_images == size:
-                table.add_row(*map(plain, table_cells(row, outcome.settings)))
+                table.add_row(*map(escape, table_cells(row, outcome.settings)))
         print_table(table)

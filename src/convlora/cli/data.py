@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from convlora.errors import DataError
-
 Data = Annotated[
     Path,
     typer.Argument(
@@ -55,8 +53,6 @@ def brain(
     """Slices of the MNI152 brain MRI with grey and white matter (needs the extra 'sample')."""
     from convlora.data.sample import write_brain_sample
 
-    if folder.is_file():
-        raise DataError(f"{folder} is a file; give a folder.")
     counts = write_brain_sample(folder)
     print(f"Wrote {', '.join(f'{n} {split}' for split, n in counts.items())} slices to {folder}.")
     print(f"Next: convlora train {folder} --out runs/brain")

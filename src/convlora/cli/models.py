@@ -36,9 +36,10 @@ def methods(
         learned = {"conv-lora": LEARNED_ROUTER}
         print(json.dumps({"backbone": backbone, "methods": rows, "preset_default": learned}, indent=2))
         return
+    from rich.markup import escape
     from rich.table import Table
 
-    from convlora.cli.show import plain, print_table
+    from convlora.cli.show import print_table
 
     table = Table(title=f"Methods; parameters on {backbone}, binary")
     for column in ("method", "trained", "share", "options and defaults"):
@@ -47,7 +48,7 @@ def methods(
         table.add_column(column, justify="right" if right else "left", no_wrap=fixed, overflow="fold")
     for row in rows:
         listed = ", ".join(f"{option}={value['default']}" for option, value in row["options"].items())
-        table.add_row(row["method"], f"{row['trained']:,}", f"{100 * row['share']:.2f} %", plain(listed))
+        table.add_row(row["method"], f"{row['trained']:,}", f"{100 * row['share']:.2f} %", escape(listed))
     print_table(table, least=76)
     listed = ", ".join(f"{option}={value}" for option, value in LEARNED_ROUTER.items())
     print(f"With --preset default, where none of the router's options is given, conv-lora has {listed}.")

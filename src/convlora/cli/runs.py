@@ -109,7 +109,7 @@ def train(
     if dry_run:
         _print_dry_run(chosen, resume, as_json)
         return
-    best = fit(chosen, resume)
+    best = fit(chosen, resume, sys.argv)
     if not PartialState().is_main_process:
         return
     print(f"Best: step {best['step']}, validation {_headline(best)}")

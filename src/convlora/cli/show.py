@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -32,7 +33,7 @@ def print_scores(scores: dict[str, Any]) -> None:
     prefixes = ("dice/", "iou/", "image_dice/", "image_iou/")
     names = [key.removeprefix("dice/") for key in scores if key.startswith("dice/")]
     for name in names:
-        table.add_row(plain(name), *(_number(scores.get(prefix + name)) for prefix in prefixes))
+        table.add_row(escape(name), *(_number(scores.get(prefix + name)) for prefix in prefixes))
     table.add_section()
     means = ("mean_dice_foreground", "mean_iou_foreground")
     table.add_row(
@@ -44,11 +45,6 @@ def print_scores(scores: dict[str, Any]) -> None:
     print("  ".join(f"{key} {_number(scores[key])}" for key in extras if key in scores))
     if absent := [name for name in names if _number(scores[f"dice/{name}"]) == "-"]:
         print(f"-: in no mask and no prediction of this split, so left out of the means: {', '.join(absent)}")
-
-
-def plain(text: str) -> str:
-    """Text that rich shows as it is, square brackets too."""
-    return text.replace("[", r"\[")
 
 
 def _number(value: float | None) -> str:

@@ -59,7 +59,7 @@ def run_cell(folder: Path) -> dict[str, Any]:
 
 
 def train_to_the_end(config: RunConfig) -> bool:
-    """Train, or go on with a run that was cut off; leave a finished one. sys.argv becomes its command.
+    """Train, or go on with a run that was cut off; leave a finished one.
 
     Returns:
         Whether there was something to train.
@@ -69,8 +69,8 @@ def train_to_the_end(config: RunConfig) -> bool:
     if newest is not None and json.loads(newest.header["progress"])["finished"]:
         return False
     # for the record: the command that makes the same run alone
-    sys.argv = ["convlora", "train", str(config.data), "--config", str(config.out / "config.yaml")]
-    fit(config, resume=begun)
+    command = ["convlora", "train", str(config.data), "--config", str(config.out / "config.yaml")]
+    fit(config, begun, command)
     return True
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from convlora.adapters import is_everywhere, methods
+from convlora.adapters import is_everywhere, is_method, methods
 from convlora.config import make_config
 from convlora.errors import ConfigError
 from convlora.settings import did_you_mean, parse_assignments
@@ -86,7 +86,7 @@ def _entry(label: str) -> Entry:
         if assignments:
             raise ConfigError(f"--methods: {name} takes no options, got {':'.join(assignments)}.")
         return Entry(label, BASELINES[name])
-    if name not in methods():
+    if not is_method(name):
         raise ConfigError(
             f"--methods: there is no method '{name}'. {did_you_mean(name, [*methods(), *BASELINES])}"
         )

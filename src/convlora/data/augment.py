@@ -9,6 +9,7 @@ from torch import Tensor
 from convlora.data.masks import IGNORE
 from convlora.data.transforms import mean_colour
 from convlora.errors import ConfigError
+from convlora.randomness import seeded
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,7 @@ class Augmenter:
             raise ValueError("the augmentation is more than a horizontal flip")
         if self.geometry is None:
             return False
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             (drawn,) = self.geometry.forward_parameters(torch.Size((1, 3, 1, 1)))  # kornia's own draw
         values: Any = drawn.data
         return bool(values["batch_prob"] > 0.5)
@@ -93,8 +93,7 @@ class Augmenter:
         """
         valid = torch.ones_like(mask, dtype=torch.bool) if valid is None else valid
         mean = mean_colour(image)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             if self.geometry is not None:
                 # kornia fills with 0: the mean colour and 'not valid' must be 0 there
                 moved, labels = self.geometry((image - mean)[None], torch.stack([mask, valid])[None].float())

@@ -15,6 +15,7 @@ from convlora.data.masks import save_mask
 from convlora.data.progress import ShowProgress, no_progress
 from convlora.data.tiling import LEAST_SIDE, cut
 from convlora.errors import ConfigError, DataError
+from convlora.output import check_new_folder, filled_at_once
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def convert_dataset(
 ) -> Converted:
     """Check a data set and write it anew: images byte for byte, masks as PNGs of class ids.
 
-    Data without splits gets the same ones as in a training. Nothing is written where the data has errors.
+    Data without splits gets the same ones as in a training. Nothing is written where the data has errors,
+    and nothing is left of what was not finished.
     Tiles of one image stay in its split.
 
     Args:
@@ -70,8 +72,7 @@ def convert_dataset(
     _check_whole("seed", split_seed, 0, "whole number")
     if tile is not None:
         _check_whole("tile", tile, LEAST_SIDE, "whole number of pixels")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is not empty. Give a new folder, or empty it.")
+    check_new_folder(out)
     report = check_dataset(
         data,
         classes,
@@ -88,11 +89,11 @@ def convert_dataset(
     for split, pairs in dataset.splits.items():
         _check_names(pairs, split)
     try:
-        counts, left_out = _write(dataset, out, tile)
+        with filled_at_once(out) as part:
+            counts, left_out = _write(dataset, part, tile)
     except OSError as error:
         raise DataError(
-            f"{out} cannot be written: {error}. What is there is not complete: delete it, make "
-            "room, try again."
+            f"{out} cannot be written: {error}. Nothing of it is left. Make room, or choose another place."
         ) from error
     return Converted(counts, dataset.classes, tuple(map(str, report.warnings)), left_out)
 
@@ -159,8 +160,7 @@ def _new_mask(folder: Path, name: str, pair: Pair) -> Path:
     file = folder / "masks" / f"{name}.png"
     if file.exists():
         raise DataError(
-            f"{pair.image} and another image would both be {name}. What is in {folder.parent} is not "
-            "complete: delete it, rename one of them, try again."
+            f"{pair.image} and another image would both be {name}. Rename one of them. Nothing was written."
         )
     return file
 

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from convlora.data.masks import save_mask
-from convlora.errors import DataError, MissingExtraError
+from convlora.errors import MissingExtraError
+from convlora.output import check_new_folder, filled_at_once
 
 CLASSES = ("background", "grey_matter", "white_matter")
 
@@ -42,12 +43,16 @@ def write_brain_sample(root: Path) -> dict[str, int]:
         Number of slices of each split.
 
     Raises:
-        DataError: the folder holds something.
+        DataError: the folder holds something, or is a file.
         MissingExtraError: nilearn is not installed.
     """
-    if root.exists() and any(root.iterdir()):
-        raise DataError(f"{root} is not empty. Give a new folder, or empty it.")
-    volume, grey, white = _load()
+    check_new_folder(root)
+    parts = _load()
+    with filled_at_once(root) as part:
+        return _write(part, *parts)
+
+
+def _write(root: Path, volume: np.ndarray, grey: np.ndarray, white: np.ndarray) -> dict[str, int]:
     counts = {"train": 0, "val": 0, "test": 0}
     for split, z in _slices():
         picture = np.rot90(volume[:, :, z])

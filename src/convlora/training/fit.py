@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ from convlora.model import SegmentationModel, Segmenter, SegmenterConfig, defaul
 from convlora.output import make_folder, write_text
 from convlora.training.changes import changed_options, record_changes, tell_changes
 from convlora.training.embeddings import EmbeddedImages, EmbeddedPredictor, Embeddings
+from convlora.training.environment import FILE as ENVIRONMENT
 from convlora.training.environment import describe_environment, read_command
 from convlora.training.interrupts import on_interrupt
 from convlora.training.lock import locked
@@ -51,7 +53,7 @@ _SAVE_SECONDS = 300.0
 _ACCELERATE = {None: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
-def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
+def fit(config: RunConfig, resume: bool = False, command: Sequence[str] | None = None) -> dict[str, Any]:
     """Train, and keep the model that is best on the validation split.
 
     Writes config.yaml, environment.json, split.json, metrics.jsonl, metrics.json, `best/`, `last/`,
@@ -62,6 +64,7 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
         config: the run.
         resume: go on from the state in `config.out`, to the same weights as if never interrupted. Of the
             recorded configuration the keys of `MAY_CHANGE` may be others; config.yaml then gets these.
+        command: the words that started it, for the record, if it was a command.
 
     Returns:
         Validation scores of the best model, with 'step'.
@@ -89,7 +92,7 @@ def fit(config: RunConfig, resume: bool = False) -> dict[str, Any]:
     slow = slowness(dtype, accelerator.device)
     lost = lost_classes(report.dataset, dataset)
     warnings = [*map(str, report.warnings), *lost, *notes(config, dataset.classes), *([slow] if slow else [])]
-    best = _Run(config, dataset, accelerator, warnings).train(resume)
+    best = _Run(config, dataset, accelerator, warnings, command).train(resume)
     disconnect(accelerator)
     return best
 
@@ -98,9 +101,15 @@ class _Run:
     """Everything that one call of `fit` holds."""
 
     def __init__(
-        self, config: RunConfig, dataset: DataSet, accelerator: Accelerator, warnings: list[str]
+        self,
+        config: RunConfig,
+        dataset: DataSet,
+        accelerator: Accelerator,
+        warnings: list[str],
+        command: Sequence[str] | None,
     ) -> None:
         self.config, self.dataset, self.accelerator = config, dataset, accelerator
+        self.command = command
         self.segmenter = _build(config, dataset)
         hold_frozen_in(self.segmenter, training_dtype(config.precision, accelerator.device))
         embed_dim = self.segmenter.embed_dim
@@ -265,8 +274,10 @@ class _Run:
 
     def _write_record(self) -> None:
         out = self.config.out
-        environment = describe_environment(self.accelerator.device, self.accelerator.mixed_precision)
-        write_text(out / "environment.json", json.dumps(environment, indent=2) + "\n")
+        environment = describe_environment(
+            self.accelerator.device, self.accelerator.mixed_precision, self.command
+        )
+        write_text(out / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
         write_text(out / "config.yaml", self.config.located().to_yaml())
         write_text(out / RECORD, record_splits(self.dataset))
 

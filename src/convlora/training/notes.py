@@ -48,7 +48,7 @@ def notes(config: RunConfig, classes: tuple[str, ...]) -> list[str]:
     try:
         source = find_source(config.data)
         named = source.classes or read_class_names(source.base)
-    except DataError:
+    except (DataError, OSError):
         named = None  # the file is not used, as check_dataset has passed with the classes that were given
     if named is not None and named != classes:
         found.append(

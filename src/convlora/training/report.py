@@ -30,7 +30,9 @@ class Reporter:
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(bar_width=24),
-            TextColumn("loss {task.fields[loss]}  {task.fields[metric]}  {task.fields[speed]} images/s"),
+            TextColumn(
+                "loss {task.fields[loss]}  {task.fields[metric]}  {task.fields[speed]} images/s", markup=False
+            ),
             TimeRemainingColumn(),
             console=self.console,
             disable=not (enabled and self.console.is_terminal),
@@ -62,7 +64,8 @@ class Reporter:
         if self.bar.disable and (now - self.last_line > _LINE_EVERY or step == self.steps):
             left = (self.steps - step) * (now - self.start) / max(1, self.images / images)
             self.console.print(
-                f"step {step}/{self.steps}  loss {loss:.3f}  {speed:.1f} images/s  {left:.0f} s left"
+                f"step {step}/{self.steps}  loss {loss:.3f}  {speed:.1f} images/s  {left:.0f} s left",
+                markup=False,
             )
             self.last_line = now
 
@@ -70,7 +73,8 @@ class Reporter:
         """Tell the scores of a validation."""
         value = scores[self.metric]
         self.bar.update(self.task, metric=f"{self.metric} {value:.4f}")
-        self.console.print(f"step {step}  validation {self.metric} {value:.4f}{'  (best)' if best else ''}")
+        told = f"step {step}  validation {self.metric} {value:.4f}{'  (best)' if best else ''}"
+        self.console.print(told, markup=False)
         self.record({"step": step, "best": best, **{f"val/{name}": value for name, value in scores.items()}})
 
     def say(self, text: str) -> None:

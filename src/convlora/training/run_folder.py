@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from convlora.adapter_folder import check_no_adapter
+from convlora.data.splits import FILE as SPLITS
 from convlora.errors import ConfigError
 from convlora.output import check_folder
+from convlora.training.environment import FILE as ENVIRONMENT
+from convlora.training.environment import is_of_a_run
 
 _RECORD = "config.yaml"
 _RUN = ("metrics.jsonl", "metrics.json", "state.safetensors", "best", "last")
@@ -33,8 +36,8 @@ def run_folder_is_free(out: Path, data: Path | None = None) -> None:
         data: the data folder.
 
     Raises:
-        ConfigError: it cannot be written into, holds a run or a config.yaml of the user's own, or lies inside
-            the data folder, around it, or in an adapter folder.
+        ConfigError: it cannot be written into, holds a run or a file of the user's own that the run would
+            write, or lies inside the data folder, around it, or in an adapter folder.
     """
     check_folder(out, "--out")
     check_no_adapter(out)
@@ -55,9 +58,9 @@ def run_folder_is_free(out: Path, data: Path | None = None) -> None:
             f"{out} holds a run already ({', '.join(there)}). Go on with it with --resume "
             "(in Python resume=True), choose another --out, or delete it."
         )
-    # a run that was stopped before its first step leaves these; a config.yaml alone is the user's
-    if (out / _RECORD).exists() and not (out / "environment.json").exists():
+    # a run that was stopped before its first step leaves these too, but with its environment.json
+    own = [name for name in (_RECORD, ENVIRONMENT, SPLITS) if (out / name).exists()]
+    if own and not is_of_a_run(out):
         raise ConfigError(
-            f"{out / _RECORD} would be overwritten by the record of the run. "
-            "Move it, or choose another --out."
+            f"{out / own[0]} would be overwritten by the record of the run. Move it, or choose another --out."
         )

@@ -42,7 +42,7 @@ class Validation:
         segmenter: the model that is trained.
         accelerator: processes and device.
         reporter: is told the scores.
-        command: that started the run, for the model card.
+        command: that started the run, for the model card, if it was one.
         make_predictor: gives what predicts with `segmenter`, in evaluation mode; by default a `Predictor`.
     """
 
@@ -53,7 +53,7 @@ class Validation:
         segmenter: SegmentationModel,
         accelerator: Accelerator,
         reporter: Reporter,
-        command: str,
+        command: str | None,
         make_predictor: Callable[[], Predictor] | None = None,
     ) -> None:
         self.command = command

@@ -1,5 +1,6 @@
 """Converted models on the disk: found by what they were made from, whole or not there, intact or not read."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -114,8 +115,9 @@ def converted(key: str, convert: Callable[[Path], None], tell: Callable[[str], N
 def _remove_leftovers(cache: Path) -> None:
     """Remove what conversions that were killed have left, a day ago or more: younger ones may be at work."""
     for part in cache.glob("*.part"):
-        if time.time() - part.stat().st_mtime > _DAY:
-            shutil.rmtree(part, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process has renamed it just now
+            if time.time() - part.stat().st_mtime > _DAY:
+                shutil.rmtree(part, ignore_errors=True)
 
 
 def _is_intact(folder: Path) -> bool:
