@@ -21,15 +21,22 @@ def test_round_trip_through_yaml(tmp_path):
 
 
 def test_the_default_presets_router():
-    """It comes as one and is written out; who sets one of its options starts from the official one."""
+    """It is written out; an option changes it in that alone, but for those that ask for another router."""
     learned = {"name": "conv-lora", **LEARNED_ROUTER}
     for method in (None, "conv-lora", {"name": "conv-lora"}, {}):
         assert make_config({**BASE, "method": method}).method == learned
     ranked = make_config({**BASE, "method": {"rank": 8}})
     assert ranked.method == {"rank": 8, **learned}
-    for option in ({"routing": "switch"}, {"top_k": 2}, {"balance_weight": 0.1}, {"gain": 2}):
+    for option in (
+        {"routing": "switch"},
+        {"top_k": 2},
+        {"balance_weight": 0.1},
+        {"routing": "soft", "gain": 2},
+    ):
         method = make_config({**BASE, "method": {"name": "conv-lora", **option}}).method
         assert method == {"name": "conv-lora", **option}
+    for option in ({"gain": 2}, {"temperature": 1.0, "start": "random"}, {"scope": "window"}):
+        assert make_config({**BASE, "method": option}).method == {**learned, **option}
     assert make_config({**BASE, "method": "lora"}).method == {"name": "lora"}
     assert make_config({**BASE, "preset": "paper"}).method == {"name": "conv-lora"}
     assert make_config(ranked.model_dump()) == ranked

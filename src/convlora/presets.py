@@ -25,18 +25,19 @@ LEARNED_ROUTER: dict[str, Any] = {
     "temperature": 0.03,
     "gain": 8.0,
 }
-_OF_THE_ROUTER = {*LEARNED_ROUTER, "top_k", "balance_weight"}
+_OTHER_ROUTER = {"routing", "top_k", "balance_weight"}
 
 
 def preset_method(method: Mapping[str, Any], preset: str) -> dict[str, Any]:
     """A method with the options that the preset gives it.
 
-    Conv-LoRA's router comes as one: who sets one of its options starts from the official router.
+    Who gives Conv-LoRA's `routing`, or an option that the learned router has not, starts from the official
+    one; any other option changes the learned router in that alone.
 
     Args:
         method: name and options; Conv-LoRA where there is no name.
         preset: name.
     """
     options = {"name": "conv-lora", **method}
-    learns = preset == "default" and options["name"] == "conv-lora" and not _OF_THE_ROUTER & options.keys()
-    return {**options, **LEARNED_ROUTER} if learns else options
+    learns = preset == "default" and options["name"] == "conv-lora" and not _OTHER_ROUTER & options.keys()
+    return {"name": "conv-lora", **LEARNED_ROUTER, **options} if learns else options
