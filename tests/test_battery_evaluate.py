@@ -1,5 +1,6 @@
 """`convlora evaluate`: what is refused before the work, what is told, and that no score is lost."""
 
+import csv
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from convlora import evaluation
 from convlora.checkpoint import save_pretrained
 from convlora.errors import ConfigError, DataError
 from convlora.evaluation import evaluate_run
+from convlora.image_scores import ImageScores
 from convlora.inference.predictor import Predictor
 from convlora.model import Segmenter
 from convlora.output import WriteError
@@ -44,6 +46,9 @@ REFUSED = {
     "json is a folder": (["--json", "ROOT"], "is a folder; give the name of a file"),
     "json below a file": (["--json", "ROOT/file/s.json"], "is a file, not a folder"),
     "json over another file": (["--json", "ROOT/file"], "exists and is no .json file"),
+    "table over another one": (["--per-image", "ROOT/table.csv"], "holds no scores of images, so it is not"),
+    "table over another file": (["--per-image", "ROOT/file"], "exists and is no .csv file"),
+    "table is a folder": (["--per-image", "ROOT"], "is a folder; give the name of a file, such as"),
     "overlay is a file": (["--overlay", "ROOT/file"], "is a file, not a folder"),
     "overlay over the truth": (["--overlay", "DATA/test/masks", "--overwrite"], "would overwrite an input"),
     "overlay over the images": (["--overlay", "DATA/test/images", "--overwrite"], "would overwrite an input"),
@@ -55,6 +60,7 @@ REFUSED = {
 def test_refused_before_the_work(command, binary_adapter, data, tmp_path, monkeypatch, name):
     monkeypatch.setattr(evaluation, "score_pairs", lambda *_: pytest.fail("images were scored first"))
     (tmp_path / "file").write_text("mine")
+    (tmp_path / "table.csv").write_text("image,mask,split\na.png,b.png,train\n")
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "test_01.png").write_bytes(b"mine")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -236,3 +242,33 @@ def test_python_has_the_same_messages(binary_adapter, data):
         convlora.evaluate(binary_adapter, None)
     with pytest.raises(ConfigError, match="split is 3; it must be one of train, val, test"):
         convlora.evaluate(binary_adapter, data, 3)
+
+
+def test_the_scores_of_each_image(command, three_class_adapter, three_class_data, tmp_path):
+    file = tmp_path / "new" / "images.csv"
+    code, out, _ = command("evaluate", three_class_adapter, three_class_data, "--per-image", file)
+    assert code == 0
+    with file.open(encoding="utf-8", newline="") as opened:
+        rows = {row["image"]: row for row in csv.DictReader(opened)}
+    assert list(rows) == [f"test_{i:02}" for i in range(4)]
+    scores = convlora.evaluate(
+        three_class_adapter, three_class_data, per_image=file
+    )  # its own is written anew
+    for key in ("dice/disc", "iou/bar", "pixel_accuracy"):
+        defined = [float(row[key]) for row in rows.values() if row[key]]
+        assert np.mean(defined) == pytest.approx(scores[f"image_{key}"], abs=1e-6)
+    dice = {name: float(row["mean_dice_foreground"]) for name, row in rows.items()}
+    assert len(set(dice.values())) > 1
+    lowest = sorted(dice, key=dice.get)[:3]
+    assert "lowest mean Dice: " + ", ".join(f"{name} {dice[name]:.4f}" for name in lowest) in out
+    assert "precision" in out
+
+
+def test_a_score_that_is_not_defined_is_an_empty_cell(tmp_path):
+    table = ImageScores()
+    table.add("a, b", {"mean_dice_foreground": math.nan, "mae": 0.25})
+    table.add("c", {"mean_dice_foreground": 0.5, "mae": 0.125})
+    table.write(tmp_path / "t.csv")
+    text = (tmp_path / "t.csv").read_text(encoding="utf-8")
+    assert text == 'image,mean_dice_foreground,mae\n"a, b",,0.250000\nc,0.500000,0.125000\n'
+    assert table.worst() == [("c", 0.5)]

@@ -184,6 +184,7 @@ def evaluate(
     data: str | Path,
     split: str = "test",
     *,
+    per_image: str | Path | None = None,
     palette: str | Path | None = None,
     backbone: str | Path | None = None,
     device: str | None = None,
@@ -198,6 +199,7 @@ def evaluate(
         run: run folder, adapter folder or hub id.
         data: data folder or file.
         split: train, val or test.
+        per_image: .csv for the scores of each image.
         palette: colours of the classes, for colour masks.
         backbone: where the backbone is now, if not where it was in training.
         device: by default a GPU if there is one.
@@ -216,6 +218,7 @@ def evaluate(
         as_location(run, "run"),
         as_path(data, "data"),
         split,
+        per_image=as_optional_path(per_image, "per_image"),
         palette=as_optional_path(palette, "palette"),
         backbone=as_backbone(backbone),
         device=device,

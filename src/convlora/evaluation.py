@@ -25,6 +25,7 @@ from convlora.data.progress import show_progress
 from convlora.data.report import Problem, Report
 from convlora.data.splits import check_unseen, read_record
 from convlora.errors import ConfigError, DataError
+from convlora.image_scores import ImageScores, check_table
 from convlora.inference.drawing import comparison, stack_rows
 from convlora.inference.engine import choose_computing
 from convlora.inference.pipeline import one_by_one, overlapped
@@ -57,6 +58,7 @@ def evaluate_run(
     split: str = "test",
     *,
     json_file: Path | None = None,
+    per_image: Path | None = None,
     pictures: Path | None = None,
     palette: Path | None = None,
     overwrite: bool = False,
@@ -67,6 +69,7 @@ def evaluate_run(
     tile: int | None = None,
     tile_overlap: int | None = None,
     warn: Callable[[str], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Score a fine-tuned model on a split.
 
@@ -76,6 +79,7 @@ def evaluate_run(
             splits is split as it was for the run's training, by the run's split.json.
         split: 'train', 'val' or 'test'.
         json_file: where to write the scores; a run folder's metrics.json gets them too.
+        per_image: .csv for the scores of each image.
         pictures: folder for pictures of image | truth | prediction, and `_overview.png` of a few of them.
         palette: colours of the classes, for colour masks; by default palette.txt of the data folder.
         overwrite: write over pictures that are there.
@@ -86,6 +90,7 @@ def evaluate_run(
         tile: see `Predictor`, as tile_overlap; the scores are those of what it predicts.
         tile_overlap: see there.
         warn: is told the data's warnings; by default they go to standard error.
+        tell: is told which images did worst.
 
     Returns:
         Flat scores with 'split', 'data', 'checkpoint', 'engine' and 'n_images'; with tiles also 'tile' and
@@ -102,7 +107,8 @@ def evaluate_run(
     warn = warn or _to_standard_error
     run, data = expand_user(str(run)), Path(expand_user(str(data)))
     palette = palette and Path(expand_user(str(palette)))
-    _check_arguments(split, json_file, pictures)
+    per_image = per_image and Path(expand_user(str(per_image)))
+    _check_arguments(split, json_file, per_image, pictures)
     slow = choose_computing(engine, device, precision).warning
     tiles = choose_tiles(tile, tile_overlap)
     segmenter = from_pretrained(run, backbone)
@@ -115,15 +121,16 @@ def evaluate_run(
         _check_pictures(pairs, dataset, pictures, overwrite)
     for line in [*report.warnings, *([slow] if slow else [])]:
         warn(f"warning: {line}")
-    metrics = new_metrics(classes)
+    metrics, table = new_metrics(classes), ImageScores()
     predictor = Predictor(segmenter, device, precision, engine, tile=tile, tile_overlap=tile_overlap)
     rows: list[Image.Image] = []
     shown = {pair.stem for pair in pairs[:: max(1, len(pairs) // _OVERVIEW_ROWS)][:_OVERVIEW_ROWS]}
 
     with show_progress(len(pairs), f"scoring {split}", "scored {} of {} images") as advance:
 
-        def each(pair: Pair, prediction: Prediction) -> None:
+        def each(pair: Pair, prediction: Prediction, of_image: dict[str, float]) -> None:
             advance()
+            table.add(pair.stem, of_image)
             if pictures is not None:
                 picture = write_comparison(pair, prediction, dataset, pictures / f"{pair.stem}.png")
                 rows.extend([picture] if pair.stem in shown else [])
@@ -132,6 +139,8 @@ def evaluate_run(
     if pictures is not None:
         overview = stack_rows(rows)
         write_whole(pictures / _OVERVIEW, lambda part: overview.save(part, format="PNG"))
+    if per_image is not None:
+        table.write(per_image)
     made = {
         "split": split,
         "data": str(data.absolute()),
@@ -142,6 +151,8 @@ def evaluate_run(
     if tiles is not None:
         scores |= {"tile": tiles.side, "tile_overlap": tiles.overlap}
     _record(scores, Path(run) / "metrics.json", json_file, warn)
+    if tell is not None and (worst := table.worst()):
+        tell("lowest mean Dice: " + ", ".join(f"{name} {value:.4f}" for name, value in worst))
     return scores
 
 
@@ -232,10 +243,14 @@ def check_split(split: str) -> None:
         raise ConfigError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.{hint}")
 
 
-def _check_arguments(split: str, json_file: Path | None, pictures: Path | None) -> None:
+def _check_arguments(
+    split: str, json_file: Path | None, per_image: Path | None, pictures: Path | None
+) -> None:
     check_split(split)
     if json_file is not None:
         check_file(json_file, "--json")
+    if per_image is not None:
+        check_table(per_image, "--per-image")
     if pictures is not None:
         check_folder(pictures, "--overlay")
 
@@ -299,7 +314,7 @@ def score_pairs(
     dataset: DataSet,
     pairs: Iterable[Pair],
     metrics: SegmentationMetrics,
-    each: Callable[[Pair, Prediction], None] | None = None,
+    each: Callable[[Pair, Prediction, dict[str, float]], None] | None = None,
 ) -> SegmentationMetrics:
     """Predict every image and add it to the metrics; memory does not grow with their number.
 
@@ -308,7 +323,7 @@ def score_pairs(
         dataset: tells how masks are encoded.
         pairs: images with masks.
         metrics: accumulator; it is changed and returned.
-        each: called with every result in order, for progress and pictures; from another thread.
+        each: called with every result and its scores, in order; from another thread.
     """
 
     def read(pair: Pair) -> tuple[Path | np.ndarray, np.ndarray]:
@@ -320,9 +335,10 @@ def score_pairs(
     def finish(pair: Pair, result: tuple[Prediction, np.ndarray]) -> None:
         prediction, target = result
         foreground = prediction.probabilities[1] if metrics.binary else None
-        metrics.update(torch.from_numpy(prediction.ids).long(), torch.from_numpy(target).long(), foreground)
+        ids, truth = torch.from_numpy(prediction.ids).long(), torch.from_numpy(target).long()
+        scores = metrics.update(ids, truth, foreground)
         if each is not None:
-            each(pair, prediction)
+            each(pair, prediction, scores)
 
     steps = overlapped if predictor.tiles is None else one_by_one
     steps(pairs, read, compute, finish)

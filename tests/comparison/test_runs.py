@@ -57,6 +57,8 @@ def test_a_child_process(call, tmp_path, binary_data, monkeypatch):
     result = json.loads((task.folder / "result.json").read_text())
     assert result["scores"]["n_images"] == 4
     assert sorted(p.name for p in (task.folder / "samples").iterdir())[0] == "test_00.png"
+    table = (task.folder / "images.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[0] for line in table] == ["image", *(f"test_{i:02}" for i in range(4))]
     sample = read_image(task.folder / "samples" / "test_00.png")
     assert sample.shape[:2] == read_image(binary_data / "test" / "images" / "test_00.png").shape[:2]
     environment = json.loads((task.folder / "run" / "environment.json").read_text())

@@ -7,6 +7,8 @@ from torchmetrics.classification import (
     MulticlassConfusionMatrix,
     MulticlassF1Score,
     MulticlassJaccardIndex,
+    MulticlassPrecision,
+    MulticlassRecall,
 )
 
 from convlora.errors import DataError
@@ -17,6 +19,8 @@ from convlora.metrics import (
     image_iou_per_class,
     iou_per_class,
     pixel_accuracy,
+    precision_per_class,
+    recall_per_class,
 )
 
 CLASSES = 5
@@ -51,7 +55,12 @@ def test_data_set_scores_equal_torchmetrics(class_maps):
     matrix = matrices(class_maps).sum(0)
     occurs = matrix.sum(0) + matrix.sum(1) > 0
     assert occurs.tolist() == [True, True, True, False, True]
-    for mine, metric in ((iou_per_class, MulticlassJaccardIndex), (dice_per_class, MulticlassF1Score)):
+    for mine, metric in (
+        (iou_per_class, MulticlassJaccardIndex),
+        (dice_per_class, MulticlassF1Score),
+        (precision_per_class, MulticlassPrecision),
+        (recall_per_class, MulticlassRecall),
+    ):
         expected = oracle(metric, class_maps, average="none")
         same(mine(matrix)[occurs], expected[occurs])
         assert mine(matrix)[~occurs].isnan().all()
@@ -74,6 +83,14 @@ def test_image_scores_equal_a_loop_over_images_and_classes(class_maps):
         same(mine(matrices(class_maps)), expected)
     pooled = iou_per_class(matrices(class_maps).sum(0))
     assert (pooled - image_iou_per_class(matrices(class_maps)))[:3].abs().min() > 1e-4
+
+
+def test_precision_and_recall_are_undefined_where_nothing_is_to_be_judged():
+    never_predicted = torch.tensor([[3, 0], [2, 0]])  # two true pixels of class 1, taken for class 0
+    assert precision_per_class(never_predicted)[1].isnan()
+    assert recall_per_class(never_predicted)[1] == 0
+    assert recall_per_class(never_predicted.T)[1].isnan()
+    assert precision_per_class(never_predicted.T)[1] == 0
 
 
 def test_hand_computed():

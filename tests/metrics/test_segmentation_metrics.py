@@ -15,6 +15,8 @@ from convlora.metrics import (
     image_iou_per_class,
     iou_per_class,
     pixel_accuracy,
+    precision_per_class,
+    recall_per_class,
     saliency_measures,
 )
 
@@ -76,13 +78,34 @@ def test_scores_equal_those_of_all_images_at_once(class_maps):
         expected[f"{prefix}pixel_accuracy"] = float(accuracy)
         expected |= {f"{prefix}dice/{name}": float(dice[k]) for k, name in enumerate(NAMES)}
         expected |= {f"{prefix}iou/{name}": float(iou[k]) for k, name in enumerate(NAMES)}
+        if not prefix:
+            for kind, values in (
+                ("precision", precision_per_class(pooled)),
+                ("recall", recall_per_class(pooled)),
+            ):
+                expected |= {f"{kind}/{name}": float(values[k]) for k, name in enumerate(NAMES)}
     got = several_classes(class_maps).compute()
     same(got, {**expected, "n_images": 6})
     assert math.isnan(got["dice/never"])
     assert math.isnan(got["image_iou/never"])
     distinct = {round(value, 6) for value in got.values() if value == value}
-    # four are NaN, and 'rare' is in one image, so its two levels agree; all others differ on this data
-    assert len(distinct) == len(got) - 6
+    # six are NaN; 'rare' is in one image, so its two levels agree, and nothing is taken for it, so its
+    # recall is its IoU; all others differ on this data
+    assert len(distinct) == len(got) - 9
+
+
+def test_an_image_has_the_scores_of_a_data_set_of_its_own(class_maps):
+    metrics = several_classes()
+    for pred, target in class_maps:
+        alone = several_classes([(pred, target)]).compute()
+        wanted = {key: value for key, value in alone.items() if not key.startswith(("image_", "n_"))}
+        same(metrics.update(pred, target), wanted)
+    both = binary()
+    for image in binary_images()[:3]:
+        alone = binary([image]).compute()
+        wanted = {key: value for key, value in alone.items() if not key.startswith(("image_", "n_"))}
+        same(both.update(*image), wanted)
+    assert metrics.n_images == 6
 
 
 def test_binary_adds_the_mean_of_the_saliency_measures():
@@ -95,7 +118,7 @@ def test_binary_adds_the_mean_of_the_saliency_measures():
         assert got[key] == pytest.approx(sum(values) / 4, abs=ROUNDING)
         assert 0 < got[key] < 1
     assert got["n_images"] == 5
-    assert len(got) == 2 * (4 + 2 * 2) + 5 + 1
+    assert len(got) == 2 * (4 + 2 * 2) + 2 * 2 + 5 + 1
 
 
 def test_images_without_a_class_are_left_out_of_its_image_mean():

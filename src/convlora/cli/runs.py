@@ -122,6 +122,7 @@ def evaluate(
     data: Data,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the scores.")] = None,
+    per_image: Annotated[Path | None, typer.Option(help=".csv for the scores of each image.")] = None,
     overlay: Annotated[
         Path | None, typer.Option(help="Folder for pictures: image | truth | prediction.")
     ] = None,
@@ -138,11 +139,13 @@ def evaluate(
     from convlora.cli.show import print_scores
     from convlora.evaluation import evaluate_run
 
+    told: list[str] = []
     scores = evaluate_run(
         run,
         data,
         split,
         json_file=json_file,
+        per_image=per_image,
         pictures=overlay,
         palette=palette,
         overwrite=overwrite,
@@ -152,8 +155,10 @@ def evaluate(
         engine=engine,
         tile=tile,
         tile_overlap=tile_overlap,
+        tell=told.append,
     )
     print_scores(scores)
+    print("".join(told))
 
 
 def predict(

@@ -28,9 +28,9 @@ def print_scores(scores: dict[str, Any]) -> None:
     """Print the scores of an evaluation: classes as rows, then the means."""
     table = Table(title=f"{scores['split']}: {scores['n_images']} images, native resolution")
     table.add_column("class", no_wrap=True)
-    for title in ("Dice", "IoU", "Dice, image mean", "IoU, image mean"):
+    for title in ("Dice", "IoU", "precision", "recall", "Dice, image mean", "IoU, image mean"):
         table.add_column(title, justify="right", no_wrap=True)
-    prefixes = ("dice/", "iou/", "image_dice/", "image_iou/")
+    prefixes = ("dice/", "iou/", "precision/", "recall/", "image_dice/", "image_iou/")
     names = [key.removeprefix("dice/") for key in scores if key.startswith("dice/")]
     for name in names:
         table.add_row(escape(name), *(_number(scores.get(prefix + name)) for prefix in prefixes))
@@ -38,7 +38,9 @@ def print_scores(scores: dict[str, Any]) -> None:
     means = ("mean_dice_foreground", "mean_iou_foreground")
     table.add_row(
         "mean of foreground",
-        *(_number(scores.get(key)) for key in (*means, *(f"image_{key}" for key in means))),
+        *(_number(scores.get(key)) for key in means),
+        *("", ""),
+        *(_number(scores.get(f"image_{key}")) for key in means),
     )
     print_table(table)
     extras = ("mean_iou", "pixel_accuracy", "s_measure", "e_measure", "weighted_f", "mae", "ber")

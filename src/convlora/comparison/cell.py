@@ -24,12 +24,14 @@ from convlora.data.layout import Pair
 from convlora.data.splits import read_record
 from convlora.errors import ConvLoraError, NoRoomError
 from convlora.evaluation import new_metrics, score_pairs, write_scores
+from convlora.image_scores import ImageScores
 from convlora.inference.predictor import Prediction, Predictor
 from convlora.output import write_text, write_whole
 from convlora.state_file import read_states
 from convlora.training.fit import fit
 
 CELL, RESULT, SAMPLES, PEAK = "cell.json", "result.json", "samples", "peak_memory.json"
+IMAGES = "images.csv"
 _PEAK = "peak_memory_mib"
 _SAMPLES = 4  # test images whose masks are kept for the picture
 
@@ -75,7 +77,7 @@ def train_to_the_end(config: RunConfig) -> bool:
 
 
 def _score(config: RunConfig, split: str, samples: Path) -> dict[str, Any]:
-    """Score the best model on a split; keep the masks of a few images."""
+    """Score the best model on a split; keep the scores of each image, and the masks of a few."""
     segmenter = from_pretrained(config.out / "best")
     record = read_record(config.out)
     report = check_dataset(
@@ -86,13 +88,18 @@ def _score(config: RunConfig, split: str, samples: Path) -> dict[str, Any]:
     pairs = dataset.splits[split]
     shown = {pair.stem for pair in pairs[:: max(1, len(pairs) // _SAMPLES)][:_SAMPLES]}
 
-    def keep(pair: Pair, prediction: Prediction) -> None:
+    table = ImageScores()
+
+    def keep(pair: Pair, prediction: Prediction, of_image: dict[str, float]) -> None:
+        table.add(pair.stem, of_image)
         if pair.stem in shown:
             mask = Image.fromarray(prediction.ids)
             write_whole(samples / f"{pair.stem}.png", partial(mask.save, format="PNG"))
 
     predictor = Predictor(segmenter, precision=config.precision)
-    return score_pairs(predictor, dataset, pairs, new_metrics(dataset.classes), keep).compute()
+    scores = score_pairs(predictor, dataset, pairs, new_metrics(dataset.classes), keep).compute()
+    table.write(samples.with_name(IMAGES))
+    return scores
 
 
 def _costs(run: Path) -> dict[str, Any]:

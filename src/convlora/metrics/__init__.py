@@ -7,6 +7,8 @@ from convlora.metrics.functional import (
     image_iou_per_class,
     iou_per_class,
     pixel_accuracy,
+    precision_per_class,
+    recall_per_class,
 )
 from convlora.metrics.saliency import (
     SaliencyPair,
@@ -33,6 +35,8 @@ __all__ = [
     "iou_per_class",
     "mean_absolute_error",
     "pixel_accuracy",
+    "precision_per_class",
+    "recall_per_class",
     "s_measure",
     "saliency_measures",
     "weighted_f_measure",

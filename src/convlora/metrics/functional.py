@@ -71,6 +71,32 @@ def dice_per_class(matrix: Tensor) -> Tensor:
     return 2 * hit / (true + predicted)
 
 
+def precision_per_class(matrix: Tensor) -> Tensor:
+    """Precision TP / (TP + FP) of each class.
+
+    Args:
+        matrix: (..., K, K) counts, rows are the truth.
+
+    Returns:
+        (..., K) float64 in [0, 1]; NaN for a class that is never predicted.
+    """
+    hit, _, predicted = _totals(matrix)
+    return hit / predicted
+
+
+def recall_per_class(matrix: Tensor) -> Tensor:
+    """Recall (sensitivity) TP / (TP + FN) of each class.
+
+    Args:
+        matrix: (..., K, K) counts, rows are the truth.
+
+    Returns:
+        (..., K) float64 in [0, 1]; NaN for a class that is never in the truth.
+    """
+    hit, true, _ = _totals(matrix)
+    return hit / true
+
+
 def pixel_accuracy(matrix: Tensor) -> Tensor:
     """Share of labelled pixels whose class is right.
 

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from convlora.errors import ConfigError, DataError
-from convlora.metrics.functional import confusion_matrix, dice_per_class, iou_per_class, pixel_accuracy
+from convlora.metrics.functional import (
+    confusion_matrix,
+    dice_per_class,
+    iou_per_class,
+    pixel_accuracy,
+    precision_per_class,
+    recall_per_class,
+)
 from convlora.metrics.saliency import saliency_measures
 
 SALIENCY_KEYS = ("s_measure", "e_measure", "weighted_f", "mae", "ber")
@@ -63,13 +70,16 @@ class SegmentationMetrics:
 
     def update(
         self, pred_ids: Tensor, target_ids: Tensor, foreground_probability: Tensor | None = None
-    ) -> None:
+    ) -> dict[str, float]:
         """Add one image.
 
         Args:
             pred_ids: (H, W) integer, class ids.
             target_ids: (H, W) integer, class ids; 255 is ignored.
             foreground_probability: (H, W) floating point in [0, 1], of class 1; given if and only if binary.
+
+        Returns:
+            The image's own scores, by the names that `compute` has for a data set.
 
         Raises:
             DataError: sizes, labels or probabilities are not valid; the state is then as before.
@@ -82,6 +92,7 @@ class SegmentationMetrics:
             )
         matrix = confusion_matrix(pred_ids, target_ids, len(self.class_names)).cpu()
         scores = [iou_per_class(matrix), dice_per_class(matrix), pixel_accuracy(matrix)[None]]
+        measures: dict[str, float] = {}
         if foreground_probability is not None:
             measures = saliency_measures(foreground_probability, target_ids)
             scores.append(torch.tensor([measures[key] for key in SALIENCY_KEYS], dtype=torch.float64))
@@ -91,6 +102,7 @@ class SegmentationMetrics:
         parts.confusion.add_(matrix)
         parts.sums.add_(values.nan_to_num(nan=0.0))
         parts.counts.add_(~values.isnan())
+        return {**self._of_matrix(matrix), **measures}
 
     def compute(self) -> dict[str, float]:
         """Scores so far, flat.
@@ -98,18 +110,19 @@ class SegmentationMetrics:
         Returns:
             `mean_dice_foreground`, `mean_iou` (all classes), `mean_iou_foreground`, `pixel_accuracy`,
             `dice/<class>` and `iou/<class>` at data-set level; the same with the prefix `image_` as means
-            over images (a mean over classes is taken last); in binary also `s_measure`, `e_measure`,
+            over images (a mean over classes is taken last); `precision/<class>` and `recall/<class>` at
+            data-set level; in binary also `s_measure`, `e_measure`,
             `weighted_f`, `mae`, `ber` as means over images; `n_images`. All but `n_images` are fractions,
             not percent. NaN marks a score that is not defined, such as that of a class that never occurs.
         """
         parts, classes = self._parts(), len(self.class_names)
         matrix, image_means = parts.confusion, parts.sums / parts.counts
-        iou, dice, accuracy, saliency = image_means.split(
+        image_iou, image_dice, accuracy, saliency = image_means.split(
             [classes, classes, 1, self._image_scores - 2 * classes - 1]
         )
         return {
-            **self._named("", iou_per_class(matrix), dice_per_class(matrix), pixel_accuracy(matrix)),
-            **self._named("image_", iou, dice, accuracy),
+            **self._of_matrix(matrix),
+            **self._named("image_", image_iou, image_dice, accuracy),
             **(dict(zip(SALIENCY_KEYS, saliency.tolist(), strict=True)) if self.binary else {}),
             "n_images": self.n_images,
         }
@@ -148,6 +161,16 @@ class SegmentationMetrics:
             [1, classes**2, self._image_scores, self._image_scores]
         )
         return _Parts(images, confusion.view(classes, classes), sums, counts)
+
+    def _of_matrix(self, matrix: Tensor) -> dict[str, float]:
+        shares = {"precision": precision_per_class(matrix), "recall": recall_per_class(matrix)}
+        named = {
+            f"{kind}/{name}": value
+            for kind, values in shares.items()
+            for name, value in zip(self.class_names, values.tolist(), strict=True)
+        }
+        scores = self._named("", iou_per_class(matrix), dice_per_class(matrix), pixel_accuracy(matrix))
+        return {**scores, **named}
 
     def _named(self, prefix: str, iou: Tensor, dice: Tensor, accuracy: Tensor) -> dict[str, float]:
         chosen = list(self.foreground)
