@@ -3,6 +3,7 @@
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,7 @@ from convlora.backbone.weights import LoadedSam, load_sam
 from convlora.errors import ConfigError
 from convlora.head import HeadKind, HeadOutput, SegmentationHead
 from convlora.randomness import seeded
+from convlora.recompute import without_draws
 
 #: How images are brought to the encoder's square: keep the aspect and pad, or stretch (the paper).
 RESIZE_MODES = ("pad", "stretch")
@@ -219,7 +221,9 @@ class Segmenter(SegmentationModel):
         if self.encoder_is_untouched:
             return self.decode(self.embed(image))
         adapters.announce_samples(self.encoder, len(image), keys)
-        return self.decode(self.encoder(image))
+        with nullcontext() if keys is None else without_draws():
+            embedding = self.encoder(image)
+        return self.decode(embedding)
 
     @torch.no_grad()
     def embed(self, image: Tensor) -> Tensor:

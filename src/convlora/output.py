@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 from convlora.errors import ConfigError, DataError
 
 _LONGEST = 255  # bytes of a name, on most file systems
+_WAITS = (0.1, 0.3, 1.0, 3.0)  # seconds
 _UNFINISHED = ".part-by-convlora"  # in a folder that is being filled
 
 
@@ -38,18 +40,18 @@ def check_folder(folder: Path, name: str) -> None:
         raise ConfigError(f"{name} {folder}: {place} is not writable for you. Give another place.")
 
 
-def check_file(file: Path, name: str) -> None:
-    """Check that a JSON file can be written; a JSON file that is there is written anew.
+def check_file(file: Path, name: str, ending: str = ".json") -> None:
+    """Check that a file of results can be written; one of this ending that is there is written anew.
 
     Raises:
         ConfigError: it is a folder, not writable, or a file of another kind; or see `check_folder`.
     """
     if file.is_dir():
         raise ConfigError(
-            f"{name} {file} is a folder; give the name of a file, such as {file / 'scores.json'}."
+            f"{name} {file} is a folder; give the name of a file, such as {file / f'scores{ending}'}."
         )
-    if file.exists() and file.suffix.lower() != ".json":
-        raise ConfigError(f"{name} {file} exists and is no .json file, so it is not written over.")
+    if file.exists() and file.suffix.lower() != ending:
+        raise ConfigError(f"{name} {file} exists and is no {ending} file, so it is not written over.")
     if file.exists() and not os.access(file, os.W_OK):
         raise ConfigError(f"{name} {file} is not writable for you. Give another place.")
     check_folder(file.parent, name)
@@ -105,7 +107,7 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
         try:
             write(part)
             to_disk(part)
-            part.replace(file)
+            put_in_place(part, file)
         finally:
             part.unlink(missing_ok=True)
 
@@ -116,6 +118,22 @@ def _part(file: Path) -> Path:
     if len(os.fsencode(name)) > _LONGEST:
         name = f".{hashlib.sha256(os.fsencode(file.name)).hexdigest()[:16]}.part"
     return file.with_name(name)
+
+
+def put_in_place(part: Path, final: Path) -> None:
+    """Rename a file, or a folder to a name that is free.
+
+    On Windows a virus scanner or an indexer opens what was just written, and no open file can be renamed.
+    """
+    for wait in _WAITS:
+        try:
+            part.replace(final)
+            return
+        except PermissionError:
+            if os.name != "nt":
+                raise
+            time.sleep(wait)
+    part.replace(final)
 
 
 def make_folder(folder: Path) -> None:
@@ -162,8 +180,8 @@ def replace_folder(part: Path, folder: Path) -> None:
     old = _beside(folder, "replaced")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    part.rename(folder)
+        put_in_place(folder, old)
+    put_in_place(part, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -192,7 +210,7 @@ def filled_at_once(folder: Path) -> Iterator[Path]:
         part.mkdir(parents=True)
         yield part
         for child in part.iterdir():
-            child.rename(folder / child.name)
+            put_in_place(child, folder / child.name)
         part.rmdir()
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -13,9 +13,24 @@ _state = threading.local()  # the backward pass of a GPU has a thread of its own
 
 def run_twice(function: Callable[..., Any], *inputs: Any) -> Any:  # noqa: ANN401  # as `checkpoint` has it
     """function(*inputs), whose activations are computed again in the backward pass instead of being kept."""
+    draws = not getattr(_state, "without_draws", False)
     if torch.compiler.is_compiling():  # which takes no contexts of one's own
-        return checkpoint(function, *inputs, use_reentrant=False)
-    return checkpoint(function, *inputs, use_reentrant=False, context_fn=_contexts)
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=draws)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=draws, context_fn=_contexts)
+
+
+@contextmanager
+def without_draws() -> Iterator[None]:
+    """Nothing that `run_twice` is given here draws from PyTorch's own generators.
+
+    So their states need not be put back for the second pass, which they are for the whole process: beside a
+    thread that draws augmentations, it would get others.
+    """
+    before, _state.without_draws = getattr(_state, "without_draws", False), True
+    try:
+        yield
+    finally:
+        _state.without_draws = before
 
 
 def computed_again() -> bool:

@@ -3,7 +3,9 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable
+import shlex
+import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,11 @@ _Loader.add_implicit_resolver(
 def expand_user(path: str) -> str:
     """Put the home folder for a leading '~', as shells do, but not behind the '=' of `--out=~/run`."""
     return os.path.expanduser(path)  # noqa: PTH111  # pathlib's fails where there is no such user
+
+
+def as_typed(command: Sequence[str]) -> str:
+    """A command as it is typed into this system's shell."""
+    return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)
 
 
 def check_kind(name: str, value: object, kind: type, rule: str) -> None:

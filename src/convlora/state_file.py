@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from convlora.errors import WeightsError
-from convlora.output import to_disk
+from convlora.output import put_in_place, to_disk
 
 FILE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -47,8 +47,8 @@ def write_state(folder: Path, tensors: Mapping[str, Tensor], header: Mapping[str
         save_file(held, part, metadata={**header, "sha256": _digest(held)})
         to_disk(part)
         if (folder / FILE).exists():
-            (folder / FILE).replace(folder / PREVIOUS)
-        part.replace(folder / FILE)
+            put_in_place(folder / FILE, folder / PREVIOUS)
+        put_in_place(part, folder / FILE)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise WeightsError(
@@ -102,8 +102,9 @@ def restore_training(
         if moments:
             # AdamW keeps its step counter on the CPU unless fused or capturable
             device = {"step": torch.device("cpu")}
+            # copies, as what was read lies in the file: Windows replaces none that a process has mapped
             optimizer.state[parameter] = {
-                kind: t.to(device.get(kind, parameter.device)) for kind, t in moments.items()
+                kind: t.to(device.get(kind, parameter.device), copy=True) for kind, t in moments.items()
             }
 
 

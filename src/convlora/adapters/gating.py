@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convlora.adapters.base import Samples, at_least_float32, autocast_off, keyed_normal
+from convlora.transfer import need_not_wait
 
 NOISE_FLOOR = 0.01
 """Smallest standard deviation of the gate's noise."""
@@ -96,7 +97,8 @@ class NoisyTopKGate(nn.Module):
     def _noise(self, clean: Tensor) -> Tensor:
         if self.samples is None or self.samples.keys is None:
             return torch.randn_like(clean)
-        return keyed_normal(self.samples, *clean.shape).to(clean.device, clean.dtype, non_blocking=True)
+        noise = keyed_normal(self.samples, *clean.shape)
+        return noise.to(clean.device, clean.dtype, non_blocking=need_not_wait(clean.device))
 
     def _by_image(self, rows: Tensor) -> Tensor:
         """Sum (B, M) over the samples of each image: (images, M)."""

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from convlora.backbone.position_grid import Grid, position_bias, slices
 from convlora.backbone.positional_gradients import BLOCK, gradients
+from convlora.recompute import run_twice
 
 _FUSED_WIDTH = 256
 """Most channels a head may have in CUDA's flash attention."""
@@ -44,6 +45,9 @@ def attend_with_positions(
         (B, heads, N, d) in the dtype of q.
     """
     if q.device.type != "cpu" and q.shape[-1] + sum(grid) <= _FUSED_WIDTH:
+        if q.device.type == "mps" and torch.is_grad_enabled():  # whose kernel is not fused and keeps N x N
+            attended: Tensor = run_twice(channels, q, k, v, by_row, by_column, grid)
+            return attended
         return channels(q, k, v, by_row, by_column, grid)  # one fused kernel, no loop of small ones
     if torch.is_grad_enabled():
         return Recomputed.apply(q, k, v, by_row, by_column, grid)

@@ -8,7 +8,7 @@ import typer
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, adapter folder or hub id.")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16; default auto.")]
 Engine = Annotated[str, typer.Option(help="torch; or openvino, on CPUs (pip install 'convlora[openvino]').")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU if there is one.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ..., mps; by default a GPU, if any.")]
 Backbone = Annotated[str | None, typer.Option(help="sam-tiny (default), a hub id, a folder, or Meta's .pth.")]
 BackboneNow = Annotated[
     str | None, typer.Option("--backbone", help="Where the backbone is now, if not where it was in training.")

@@ -1,6 +1,7 @@
 """Run cells: each in a child process, one after the other; what is done is not done again."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -83,7 +84,8 @@ def run_task(task: Task) -> dict[str, Any]:
 
 def _call(command: Sequence[str], log: IO[bytes]) -> int:
     """Exit code of a child; it hears Ctrl-C as well, and is given the time to save."""
-    with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as child:
+    utf8 = {**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"}  # names of classes, and on Windows
+    with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=utf8) as child:
         try:
             return child.wait()
         except KeyboardInterrupt:

@@ -88,7 +88,7 @@ def _check_splits(base: Path) -> Iterator[Problem]:
     known = {name for names in SPLITS.values() for name in names} | {"images", *MASK_FOLDERS}
     misnamed = _misnamed(base)
     for path in _folders(base):
-        if path.name in known or not (path / "images").is_dir():
+        if _is_known(path, known) or not (path / "images").is_dir():
             continue
         rule = (
             f"Folders of splits are called {', '.join(name for names in SPLITS.values() for name in names)}."
@@ -96,6 +96,12 @@ def _check_splits(base: Path) -> Iterator[Problem]:
         split = misnamed.get(path.name)
         fix = f"Rename {path.name} to {split}." if split else "Move it away, or rename it to a split."
         yield Problem("warning", "unused-folder", str(path), "its images are not read", rule, fix)
+
+
+def _is_known(path: Path, names: set[str]) -> bool:
+    """Whether a folder is read; on macOS and Windows 'Train' is 'train'."""
+    lower = path.with_name(path.name.lower())
+    return path.name in names or (lower.name in names and lower.exists() and lower.samefile(path))
 
 
 def _misnamed(base: Path) -> dict[str, str]:

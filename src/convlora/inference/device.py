@@ -32,14 +32,19 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """`autocast_dtype` for training.
 
     Raises:
-        ConfigError: the name is none of these, or fp16 on a CPU: its gradients need a scaler, and accelerate
-            has none there.
+        ConfigError: the name is none of these, or fp16 on a CPU or on Apple's GPUs: its gradients need a
+            scaler, which accelerate has for CUDA.
     """
     dtype = autocast_dtype(precision, device)
     if dtype is torch.float16 and device.type == "cpu":
         raise ConfigError(
             "precision is fp16, in which nothing is trained on a CPU: small gradients would vanish. "
             "Use precision auto, fp32 or bf16."
+        )
+    if dtype is torch.float16 and device.type == "mps":
+        raise ConfigError(
+            "precision is fp16, in which nothing is trained on Apple's GPUs: not every PyTorch can scale "
+            "its gradients there. Use precision auto, fp32 or bf16."
         )
     return dtype
 
@@ -63,13 +68,15 @@ def slowness(dtype: torch.dtype | None, device: torch.device) -> str | None:
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:
-    """Device by name; by default a GPU if there is one.
+    """Device by name; by default a GPU if there is one, Apple's too, as in training.
 
     Raises:
         ConfigError: the name is none, or this machine has no such device.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     rule = "it must be cpu, cuda, cuda:0, cuda:1, ..., or mps"
     try:
         device = torch.device(name)

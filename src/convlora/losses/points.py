@@ -58,11 +58,12 @@ def label_shares(target: Tensor, image: Tensor, points: Tensor, labels: Tensor) 
     height, width = target.shape[1:]
     x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()
+    labels_of = target.flatten()  # `take` would do, but MPS has none
     shares = points.new_zeros(points.shape[0], labels.shape[1], points.shape[1])
     for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
         inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         pixel = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
-        found = target.take(image[:, None] * (height * width) + pixel)
+        found = labels_of[image[:, None] * (height * width) + pixel]
         weight = (1 - (x - column).abs()) * (1 - (y - row).abs()) * inside
         shares += weight[:, None] * (found[:, None] == labels[:, :, None])
     return shares

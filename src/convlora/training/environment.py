@@ -2,13 +2,14 @@
 
 import json
 import platform
-import shlex
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from convlora.settings import as_typed
 
 _PACKAGES = ("convlora", "torch", "numpy", "accelerate", "kornia", "pillow", "safetensors")
 
@@ -39,7 +40,7 @@ def read_command(run: Path) -> str | None:
     argv = _read(run).get("command")
     if not isinstance(argv, list) or not all(isinstance(word, str) for word in argv):
         return None
-    return shlex.join(["convlora", *argv[1:]])
+    return as_typed(["convlora", *argv[1:]])
 
 
 def is_of_a_run(folder: Path) -> bool:

@@ -1,7 +1,6 @@
 """One training run from its configuration to the run folder."""
 
 import json
-import shlex
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -29,6 +28,7 @@ from convlora.frozen import hold_frozen_in
 from convlora.inference.device import slowness, training_dtype
 from convlora.model import SegmentationModel, Segmenter, SegmenterConfig, default_head
 from convlora.output import make_folder, write_text
+from convlora.settings import as_typed
 from convlora.training.changes import changed_options, record_changes, tell_changes
 from convlora.training.embeddings import EmbeddedImages, EmbeddedPredictor, Embeddings
 from convlora.training.environment import FILE as ENVIRONMENT
@@ -39,6 +39,7 @@ from convlora.training.loop import Loop
 from convlora.training.notes import made_splits, notes, remarks, thin_areas
 from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
+from convlora.training.out_of_memory import keep_off_main_memory
 from convlora.training.plan import make_plan
 from convlora.training.prefetch import prefetched
 from convlora.training.prepare import prepare_embeddings
@@ -88,6 +89,7 @@ def fit(config: RunConfig, resume: bool = False, command: Sequence[str] | None =
     dtype = training_dtype(config.precision, PartialState(cpu=cpu).device)
     accelerator = Accelerator(cpu=cpu, mixed_precision=_ACCELERATE[dtype])
     check_launch(accelerator)
+    keep_off_main_memory(accelerator.device)
     set_seed(config.seed, device_specific=True)
     slow = slowness(dtype, accelerator.device)
     lost = lost_classes(report.dataset, dataset)
@@ -212,10 +214,11 @@ class _Run:
         due = last or step % self.plan.eval_every == 0
         stop = self.validation.run(self.progress) if due else False
         self.progress.finished = last or stop
-        self.interrupted = self._any_process(self.interrupted)
-        if due or self.interrupted or time.monotonic() - self.saved_at > _SAVE_SECONDS:
+        # not into the flag, which a signal may set while the processes wait for each other
+        interrupted = self._any_process(self.interrupted)
+        if due or interrupted or time.monotonic() - self.saved_at > _SAVE_SECONDS:
             self._save_progress()
-        if self.interrupted and not self.progress.finished:
+        if interrupted and not self.progress.finished:
             raise KeyboardInterrupt
         return stop
 
@@ -235,7 +238,7 @@ class _Run:
     def _interrupt(self) -> None:
         self.interrupted = True
         command = ["convlora", "train", str(self.config.data), "--out", str(self.config.out), "--resume"]
-        self.reporter.say(f"Stopping after this step. Go on with: {shlex.join(command)}")
+        self.reporter.say(f"Stopping after this step. Go on with: {as_typed(command)}")
 
     def _any_process(self, flag: bool) -> bool:
         """Whether the flag is up in any process: a signal reaches them at different steps."""

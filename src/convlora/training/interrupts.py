@@ -3,24 +3,32 @@
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_TOGETHER = (
+    2.0  # seconds: a launcher passes on what the terminal or the cluster sent to all processes already
+)
 
 
 @contextlib.contextmanager
 def on_interrupt(handle: Callable[[], None]) -> Iterator[None]:
-    """Call `handle` on the first signal instead of breaking off; the second one breaks off."""
+    """Call `handle` on the first signal instead of breaking off; a later one breaks off."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals reach the main thread only
         return
 
-    def first(number: int, frame: object) -> None:
-        for each in _SIGNALS:
-            signal.signal(each, signal.default_int_handler)
-        handle()
+    began: list[float] = []
 
-    before = [signal.signal(each, first) for each in _SIGNALS]
+    def called(number: int, frame: object) -> None:
+        if not began:
+            began.append(time.monotonic())
+            handle()
+        elif time.monotonic() - began[0] >= _TOGETHER:
+            raise KeyboardInterrupt
+
+    before = [signal.signal(each, called) for each in _SIGNALS]
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ from convlora.training.optimizer import linear_decay
 from convlora.training.out_of_memory import cannot_halve, release_memory
 from convlora.training.plan import Plan
 from convlora.training.report import Reporter
+from convlora.transfer import need_not_wait
 
 _MOST_LEFT_OUT = 20  # steps in a row; fp16's scale halves at each, from 65,536
 
@@ -149,18 +150,22 @@ class Loop:
         return total
 
     def _accumulate(self, batch: dict[str, Tensor]) -> Tensor:
-        device, keys = self.accelerator.device, batch["key"].tolist()
+        keys = batch["key"].tolist()
         if "embedding" in batch:
-            output = self.model(batch["embedding"].to(device, non_blocking=True), keys, embedded=True)
+            output = self.model(self._on_device(batch["embedding"]), keys, embedded=True)
         else:
-            output = self.model(batch["image"].to(device, non_blocking=True), keys)
-        target = batch["mask"].to(device, non_blocking=True)
+            output = self.model(self._on_device(batch["image"]), keys)
+        target = self._on_device(batch["mask"])
         if target.dtype == torch.uint8:  # an eighth of the bytes, up to here
             target = target.long()
         loss = self.objective(output, target, keys)
         loss = loss * len(keys) / (self.plan.micro_batches * self.plan.micro_batch)
         self.accelerator.backward(loss)
         return loss.detach()
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        device = self.accelerator.device
+        return tensor.to(device, non_blocking=need_not_wait(device))
 
 
 def cut(batch: dict[str, Tensor], size: int) -> list[dict[str, Tensor]]:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from convlora.backbone.presets import SamSpec
+from convlora.backbone.presets import EncoderSpec, SamSpec
 from convlora.backbone.sam import Sam
 from convlora.frozen import hold_frozen_in
 from convlora.model import Segmenter, SegmenterConfig
@@ -44,12 +44,14 @@ class StepMemory:
         state: gradients and AdamW's two moments of the trained ones.
         activations: most that is alive besides, in forward and backward of one micro-batch.
         half: whether it computes in half precision.
+        unfused: what the attention of the largest map takes besides, where no kernel fuses it.
     """
 
     parameters: int
     state: int
     activations: int
     half: bool
+    unfused: int = 0
 
 
 def simulate_step(
@@ -84,7 +86,13 @@ def simulate_step(
         (loss if auxiliary is None else loss + auxiliary).backward()
         peak = live.peak
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return StepMemory(parameters, 3 * trained, max(0, peak - parameters - trained), dtype is not None)
+    return StepMemory(
+        parameters,
+        3 * trained,
+        max(0, peak - parameters - trained),
+        dtype is not None,
+        _unfused(spec.encoder, config.image_size, micro_batch, dtype),
+    )
 
 
 def estimate_peak(step: StepMemory, device: str, held: int, cached: int = 0, loaded: int = 0) -> int:
@@ -99,8 +107,15 @@ def estimate_peak(step: StepMemory, device: str, held: int, cached: int = 0, loa
     """
     model = step.parameters + step.state + int(ACTIVATION_FACTORS[step.half] * step.activations)
     if device != "cpu":
-        return model + DEVICE_OVERHEAD
+        return model + DEVICE_OVERHEAD + (step.unfused if device == "mps" else 0)
     return held + max(model + cached + CPU_OVERHEAD, loaded)
+
+
+def _unfused(spec: EncoderSpec, image_size: int, micro_batch: int, dtype: torch.dtype | None) -> int:
+    """Weights, their gradient and the logits of one block (batch, heads, N, N), which MPS holds in turn."""
+    side = image_size // spec.patch_size if spec.global_attn_indexes else spec.window_size
+    positions = side**2
+    return 3 * micro_batch * spec.num_heads * positions**2 * (4 if dtype is None else dtype.itemsize)
 
 
 class _LiveBytes(TorchDispatchMode):

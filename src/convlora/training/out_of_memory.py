@@ -1,6 +1,7 @@
 """Out of memory: halve the micro-batch and go on with the same step."""
 
 import gc
+import sys
 
 import torch
 
@@ -12,6 +13,16 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def keep_off_main_memory(device: torch.device) -> None:
+    """Let what does not fit into a GPU be an error on Windows too, so that the step is made smaller.
+
+    The driver there would put it into the computer's own memory, and the training would crawl.
+    """
+    if sys.platform == "win32" and device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        torch.cuda.set_per_process_memory_fraction(free / total, device)
 
 
 def cannot_halve(images: int, processes: int, reason: str, backward: bool = True) -> NoRoomError:

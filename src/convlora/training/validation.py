@@ -103,7 +103,7 @@ class Validation:
         pairs = self.dataset.splits["val"]
         shown = {pair.stem for pair in pairs[: config.previews]}  # by the process that scores the image
 
-        def preview(pair: Pair, prediction: Prediction) -> None:
+        def preview(pair: Pair, prediction: Prediction, _: dict[str, float]) -> None:
             if pair.stem in shown:
                 file = config.out / "previews" / f"{step:06d}_{pair.stem}.png"
                 write_comparison(pair, prediction, self.dataset, file)
