@@ -2,6 +2,7 @@
 
     python benchmarks/memory_model.py                # sam-tiny at 256 and 512 px, a random ViT-B at 512 px
     python benchmarks/memory_model.py --all          # also ViT-B at 1024 px: some minutes, 5 GB
+    python benchmarks/memory_model.py --all --method conv-lora
 
 Each case trains two steps on two generated images through `convlora train` and takes the largest resident set
 size of that process. Cases in bf16 are left out where the processor has no arithmetic for it.
@@ -24,23 +25,29 @@ from PIL import Image
 from common import dtypes
 
 VIT_B = "random:facebook/sam-vit-base"
+OFFICIAL = "conv-lora:routing=balance"  # without options it is the default preset's router
 CASES = [  # backbone, size, method, precision, micro-batch
-    ("sam-tiny", 256, "conv-lora", "fp32", 4),
+    ("sam-tiny", 256, OFFICIAL, "fp32", 4),
     ("sam-tiny", 256, "full", "bf16", 8),
-    ("sam-tiny", 512, "conv-lora", "fp32", 1),
-    ("sam-tiny", 512, "conv-lora", "bf16", 4),
+    ("sam-tiny", 512, OFFICIAL, "fp32", 1),
+    ("sam-tiny", 512, OFFICIAL, "bf16", 4),
     ("sam-tiny", 512, "decoder-only", "bf16", 4),
     ("sam-tiny", 512, "full", "fp32", 4),
     ("sam-tiny", 1024, "lora", "bf16", 1),
-    (VIT_B, 512, "conv-lora", "fp32", 1),
-    (VIT_B, 512, "conv-lora", "bf16", 4),
+    (VIT_B, 512, OFFICIAL, "fp32", 1),
+    (VIT_B, 512, OFFICIAL, "bf16", 4),
     (VIT_B, 512, "lora", "bf16", 1),
     (VIT_B, 512, "decoder-only", "fp32", 1),
     (VIT_B, 512, "full", "fp32", 1),
+    ("sam-tiny", 256, "conv-lora", "fp32", 4),
+    ("sam-tiny", 512, "conv-lora", "fp32", 1),
+    (VIT_B, 512, "conv-lora", "fp32", 1),
+    (VIT_B, 512, "conv-lora", "bf16", 4),
 ]
 LARGE = [
-    (VIT_B, 1024, "conv-lora", "bf16", 1),
     (VIT_B, 1024, "conv-lora", "fp32", 1),
+    (VIT_B, 1024, OFFICIAL, "bf16", 1),
+    (VIT_B, 1024, OFFICIAL, "fp32", 1),
     (VIT_B, 1024, "lora", "fp32", 1),
     (VIT_B, 1024, "lora", "bf16", 2),
     (VIT_B, 1024, "decoder-only", "bf16", 1),
@@ -84,12 +91,20 @@ def run(values: dict[str, object], what: str) -> int:
     return int(done.stdout.splitlines()[-1])
 
 
+def method_of(label: str) -> dict[str, str]:
+    """As `compare` writes methods: a name, then options behind colons."""
+    name, *options = label.split(":")
+    return {"name": name, **dict(option.split("=") for option in options)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--all", action="store_true", help="also ViT-B at 1024 px")
+    parser.add_argument("--method", help="only the cases of this one, such as conv-lora:routing=balance")
     options = parser.parse_args()
     precisions, left_out = dtypes("fp32,bf16")
     cases = [case for case in CASES + LARGE * options.all if case[3] in precisions]
+    cases = [case for case in cases if options.method in (None, case[2])]
     rows = []
     for backbone, size, method, precision, micro_batch in cases:
         with tempfile.TemporaryDirectory() as name:
@@ -98,7 +113,7 @@ def main() -> None:
                 "data": f"{name}/data",
                 "out": f"{name}/run",
                 "backbone": backbone,
-                "method": {"name": method},
+                "method": method_of(method),
                 "image_size": size,
                 "precision": precision,
                 "batch_size": micro_batch,

@@ -111,6 +111,7 @@ LINES = [
     (["--epochs", "ten"], "Invalid value for '--epochs'"),
     (["--epochz", "3"], "No such option: --epochz"),
     (["--resume", "--config", "c.yaml"], "--resume goes on with the configuration in"),
+    (["--json"], "--json goes with --dry-run; what a training gives is in its metrics.json. Leave it out."),
     (["--resume"], "so there is no run to resume"),
 ]
 

@@ -78,6 +78,10 @@ def train(
             f"--resume goes on with the configuration in {out}, so --config {config} has no place. "
             "Leave out one."
         )
+    if as_json and not dry_run:
+        raise ConfigError(
+            "--json goes with --dry-run; what a training gives is in its metrics.json. Leave it out."
+        )
     record = record_of(out) if resume else None
 
     options: dict[str, Any] = {
