@@ -2,9 +2,10 @@
 
 import pytest
 
-from convlora.config import load_config, make_config, parse_assignments, read_yaml
+from convlora.config import load_config, make_config
 from convlora.errors import ConfigError
 from convlora.presets import LEARNED_ROUTER, PAPER
+from convlora.settings import parse_assignments, read_yaml
 
 BASE = {"data": "d", "out": "o"}
 

@@ -16,21 +16,8 @@ from convlora.backbone.weights import locate
 from convlora.errors import ConfigError
 from convlora.head import HeadKind
 from convlora.presets import PRESETS, preset_method
-from convlora.settings import did_you_mean, expand_user, parse_assignments, read_yaml
+from convlora.settings import did_you_mean, expand_user, read_yaml
 from convlora.unet import UNET
-
-__all__ = [
-    "Key",
-    "RunConfig",
-    "check_same",
-    "describe_keys",
-    "did_you_mean",
-    "load_config",
-    "make_config",
-    "parse_assignments",
-    "read_yaml",
-    "refuse_nulls",
-]
 
 #: Values of `augment` with which an image has one or two forms in the whole run.
 FEW_INPUTS = ("none", "flip")

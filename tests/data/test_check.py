@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from convlora.data.check import check_dataset
-from convlora.data.layout import find_folders, read_class_names, split_pairs
+from convlora.data.classes import read_class_names
+from convlora.data.layout import find_folders, split_pairs
 from convlora.data.masks import MaskEncoding
 from convlora.errors import DataError
 from small import write_shapes

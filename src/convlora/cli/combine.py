@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convlora.config import RunConfig, make_config, parse_assignments, read_yaml, refuse_nulls
+from convlora.config import RunConfig, make_config, refuse_nulls
 from convlora.errors import ConfigError
 from convlora.presets import PRESETS
+from convlora.settings import parse_assignments, read_yaml
 
 
 @dataclass

@@ -8,26 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from convlora.data.classes import check_names, read_class_names
 from convlora.data.hints import meant_folder
 from convlora.data.images import is_image
 from convlora.data.labels import Label, MaskFile
 from convlora.data.loose import loose_images
 from convlora.data.masks import MaskEncoding
 from convlora.errors import DataError
-
-__all__ = [
-    "DataSet",
-    "Folder",
-    "Pair",
-    "check_names",
-    "find_folders",
-    "fingerprint",
-    "pair_by_stem",
-    "read_class_names",
-    "split_pairs",
-    "unique_stems",
-]
 
 #: Names that a split's folder may have.
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
