@@ -12,8 +12,8 @@ from PIL import Image
 from rasterio.warp import transform_geom
 
 from convlora.data.images import read_pixels
-from convlora.data.masks import read_values
-from convlora.data.palette import read_colours, read_palette
+from convlora.data.labels import MaskFile
+from convlora.data.palette import read_palette
 
 PAGE = (Path(__file__).parent.parent / "docs" / "rearrange.md").read_text(encoding="utf-8")
 PLACE = {"crs": "EPSG:32632", "transform": Affine(10, 0, 500000, 0, -10, 5400000)}
@@ -50,7 +50,7 @@ def test_a_threshold():
     truth = np.kron(np.arange(64).reshape(8, 8) % 3 == 0, np.ones((16, 16), bool))
     Image.fromarray(np.where(truth, 250, 6).astype(np.uint8)).convert("RGB").save("masks/a.jpg", quality=95)
     run("Masks with shades")
-    np.testing.assert_array_equal(read_values(Path("masks/a.png")), 255 * truth)
+    np.testing.assert_array_equal(MaskFile(Path("masks/a.png")).read(), 255 * truth)
 
 
 def test_palettes():
@@ -60,7 +60,7 @@ def test_palettes():
         palette = read_palette(Path("palette.txt"))
         values = np.array([[colour[0] for colour in palette.colours]], np.uint8)
         Image.fromarray(values).save("masks/a.png")
-        ids = read_colours(Path("masks/a.png"), palette)[0]
+        ids = MaskFile(Path("masks/a.png"), palette).read()[0]
         found.append((palette.classes, dict(zip(values[0].tolist(), ids.tolist(), strict=True))))
     assert found == [
         (("wheat", "maize"), {0: 255, 1: 0, 2: 1}),
@@ -94,4 +94,4 @@ def test_polygons():
     run("Polygons on a map")
     expected = np.full((8, 10), 255, np.uint8)
     expected[1:5, 2:6] = 2
-    np.testing.assert_array_equal(read_values(Path("masks/a.png")), expected)
+    np.testing.assert_array_equal(MaskFile(Path("masks/a.png")).read(), expected)

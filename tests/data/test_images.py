@@ -10,7 +10,8 @@ from PIL import Image
 
 from convlora.data import images
 from convlora.data.images import FileError, displayed_size, open_image, read_image, read_pixels
-from convlora.data.masks import MaskEncoding, read_mask, read_values, save_mask
+from convlora.data.labels import MaskFile, read_label
+from convlora.data.masks import MaskEncoding, save_mask
 from convlora.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
@@ -130,7 +131,7 @@ def test_palette_masks_are_read_by_index(tmp_path):
         assert image.mode == "P"
         colours = np.asarray(image.convert("RGB")).reshape(-1, 3)
         assert len(np.unique(colours, axis=0)) == 6  # a viewer shows different colours
-    np.testing.assert_array_equal(read_values(tmp_path / "m.png"), IDS)
+    np.testing.assert_array_equal(MaskFile(tmp_path / "m.png").read(), IDS)
 
 
 @pytest.mark.parametrize("kind", ["L", "equal RGB", "RGBA", "16 bit", "float"])
@@ -145,20 +146,20 @@ def test_other_masks(tmp_path, kind):
         "float": IDS.astype(np.float32),
     }
     Image.fromarray(arrays[kind]).save(tmp_path / "m.tif")
-    values = read_values(tmp_path / "m.tif")
+    values = MaskFile(tmp_path / "m.tif").read()
     assert values.dtype == np.uint8
     np.testing.assert_array_equal(values, IDS)
 
 
 def test_one_bit_mask(tmp_path):
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "m.png")
-    np.testing.assert_array_equal(read_values(tmp_path / "m.png"), [[1, 0]])
+    np.testing.assert_array_equal(MaskFile(tmp_path / "m.png").read(), [[1, 0]])
 
 
 def test_binary_encodings(tmp_path):
     Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "m.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.png", MaskEncoding.BINARY_255), [[0, 1]])
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.png", MaskEncoding.IDS), [[0, 255]])
+    np.testing.assert_array_equal(read_label(MaskFile(tmp_path / "m.png"), MaskEncoding.BINARY_255), [[0, 1]])
+    np.testing.assert_array_equal(read_label(MaskFile(tmp_path / "m.png"), MaskEncoding.IDS), [[0, 255]])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_binary_encodings(tmp_path):
 def test_masks_that_are_none(tmp_path, array, message):
     Image.fromarray(array).save(tmp_path / "m.tif")
     with pytest.raises(DataError, match=message):
-        read_values(tmp_path / "m.tif")
+        MaskFile(tmp_path / "m.tif").read()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "turned", "transparent"])

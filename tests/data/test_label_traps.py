@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 from convlora.data.check import check_dataset
+from convlora.data.classes import read_class_names
 from convlora.data.images import FileError, read_image
-from convlora.data.layout import read_class_names
-from convlora.data.masks import MaskEncoding, read_mask, read_values
+from convlora.data.labels import MaskFile, read_label
+from convlora.data.masks import MaskEncoding
 from convlora.data.transforms import apply_image, fit_geometry
 from convlora.errors import DataError
 from small import write_shapes
@@ -100,7 +101,7 @@ def test_a_test_split_alone_may_hold_one_class(data):
 def test_binary_masks_hold_nothing_else(tmp_path):
     Image.fromarray(np.array([[0, 7, 255]], np.uint8)).save(tmp_path / "m.png")
     with pytest.raises(FileError, match="holds the value 7 in a set of masks with 0 and 255"):
-        read_mask(tmp_path / "m.png", MaskEncoding.BINARY_255)
+        read_label(MaskFile(tmp_path / "m.png"), MaskEncoding.BINARY_255)
 
 
 def test_colour_masks_have_their_own_code(data):
@@ -122,9 +123,9 @@ def test_colour_masks_have_their_own_code(data):
 def test_masks_are_turned_like_images(tmp_path):
     values = np.arange(12, dtype=np.uint8).reshape(3, 4)
     with_orientation(tmp_path / "m.png", values, 3)
-    np.testing.assert_array_equal(read_values(tmp_path / "m.png"), values[::-1, ::-1])
+    np.testing.assert_array_equal(MaskFile(tmp_path / "m.png").read(), values[::-1, ::-1])
     with_orientation(tmp_path / "n.png", values, 6)
-    np.testing.assert_array_equal(read_values(tmp_path / "n.png"), np.rot90(values, -1))
+    np.testing.assert_array_equal(MaskFile(tmp_path / "n.png").read(), np.rot90(values, -1))
 
 
 @pytest.mark.parametrize("turned", [("images",), ("images", "masks")])
@@ -231,6 +232,6 @@ def test_a_value_for_no_data(tmp_path, value, kind):
     values = np.array([[0, 1, 2], [2, value, value]], kind)
     Image.fromarray(values).save(tmp_path / "a.tif")
     with pytest.raises(FileError) as raised:
-        read_values(tmp_path / "a.tif")
+        MaskFile(tmp_path / "a.tif").read()
     assert f"as an 8-bit PNG, with 255 in place of {value} if that is 'no data'." in raised.value.fix
     assert "instances" not in raised.value.fix

@@ -12,7 +12,7 @@ from convlora.cli import main
 from convlora.data.check import check_dataset
 from convlora.data.images import FileError
 from convlora.data.labels import MaskFile, read_label
-from convlora.data.palette import count_colours, draft, read_colours, read_palette
+from convlora.data.palette import count_colours, draft, read_palette
 from convlora.errors import DataError
 from small import write_shapes, write_table, write_yolo
 
@@ -151,7 +151,7 @@ def test_every_kind_of_mask_is_read_by_its_colours(tmp_path, mode):
 def test_grey_masks_by_their_greys(tmp_path):
     Image.fromarray(np.array([[0, 255, 100]], np.uint8)).save(tmp_path / "m.png")
     greys = palette(tmp_path, "255 255 255 a\n0 0 0 b\n100 100 100 void\n")
-    assert read_colours(tmp_path / "m.png", greys).tolist() == [[1, 0, 255]]
+    assert MaskFile(tmp_path / "m.png", greys).read().tolist() == [[1, 0, 255]]
 
 
 def test_ids_with_a_palette_are_an_error(tmp_path):
@@ -159,12 +159,12 @@ def test_ids_with_a_palette_are_an_error(tmp_path):
     with pytest.raises(
         FileError, match=r"rgb\(1, 1, 1\) x 1 .*If the mask holds class ids, not colours, leave out"
     ):
-        read_colours(tmp_path / "m.png", palette(tmp_path))
+        MaskFile(tmp_path / "m.png", palette(tmp_path)).read()
     Image.fromarray(np.array([[0, 300]], np.uint16)).save(tmp_path / "n.png")
     with pytest.raises(
         FileError, match=r"one channel of numbers \(mode I.*leave out the palette if these are"
     ):
-        read_colours(tmp_path / "n.png", palette(tmp_path))
+        MaskFile(tmp_path / "n.png", palette(tmp_path)).read()
 
 
 def test_without_a_palette_one_is_drafted(data):
@@ -251,6 +251,6 @@ def test_numbers_of_16_bits_beside_a_palette(tmp_path):
     Image.fromarray(values).save(tmp_path / "a.tif")
     palette = read_palette(tmp_path / "palette.txt")
     with pytest.raises(FileError, match="or its numbers as an 8-bit PNG, which are greys to the palette"):
-        read_colours(tmp_path / "a.tif", palette)
+        MaskFile(tmp_path / "a.tif", palette).read()
     Image.fromarray(values.astype(np.uint8)).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_colours(tmp_path / "a.png", palette), [[255, 0], [1, 1]])
+    np.testing.assert_array_equal(MaskFile(tmp_path / "a.png", palette).read(), [[255, 0], [1, 1]])

@@ -13,7 +13,6 @@ from breaks import MASK, PICTURE, Case, assert_told
 from convlora.data.check import check_dataset
 from convlora.data.images import read_image, read_pixels
 from convlora.data.labels import MaskFile, read_label
-from convlora.data.masks import read_values
 from convlora.data.palette import read_palette
 from convlora.data.report import asdict
 from convlora.errors import DataError
@@ -90,7 +89,7 @@ def test_both_orders_of_bytes_pass_the_check(data, kind):
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
 def test_masks_are_read_as_stored(tmp_path, kind):
     ids = (RAMP % 3).astype(kind)
-    np.testing.assert_array_equal(read_values(write_tiff(tmp_path / "a.tif", ids, meaning=0)), ids)
+    np.testing.assert_array_equal(MaskFile(write_tiff(tmp_path / "a.tif", ids, meaning=0)).read(), ids)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
@@ -112,7 +111,7 @@ def test_a_mask_whose_0_is_white_is_told(data, top, kind):
     )
     assert_told(case, told(data))
     assert len(got.warnings) == 6
-    ids = np.array(read_values(got.dataset.splits["train"][0].mask.path))
+    ids = np.array(MaskFile(got.dataset.splits["train"][0].mask.path).read())
     held = f"0 x {(ids == 0).sum()}, {top} x {(ids == top).sum()} pixels"
     assert held in got.warnings[0].found
 
@@ -157,21 +156,21 @@ def test_large_unsigned_numbers(tmp_path):
     assert (np.diff(got.ravel()) >= 0).all()
     assert (got[0, 0], got[-1, -1]) == (0, 1)
     with pytest.raises(DataError, match=r"values from 0 to 4\.27"):
-        read_values(tmp_path / "a.tif")
+        MaskFile(tmp_path / "a.tif").read()
     write_tiff(tmp_path / "a.tif", grey, order=">")  # Pillow does not know these
     with pytest.raises(DataError, match="one band of uint32"):
-        read_values(tmp_path / "a.tif")
+        MaskFile(tmp_path / "a.tif").read()
 
 
 def test_signed_bytes(tmp_path):
     got = read_image(write_tiff(tmp_path / "a.tif", (RAMP * 255 // RAMP.max() - 128).astype(np.int8)))
     assert (np.diff(got[..., 0].ravel()) >= 0).all()
     np.testing.assert_array_equal(
-        read_values(write_tiff(tmp_path / "b.tif", (RAMP % 3).astype(np.int8))), RAMP % 3
+        MaskFile(write_tiff(tmp_path / "b.tif", (RAMP % 3).astype(np.int8))).read(), RAMP % 3
     )
     path = write_tiff(tmp_path / "c.tif", -(RAMP % 2).astype(np.int8))
     with pytest.raises(DataError, match="is a mask with values from -1 to 0"):
-        read_values(path)
+        MaskFile(path).read()
     (tmp_path / "palette.txt").write_text("0 0 0 a\n255 255 255 b\n")
     with pytest.raises(DataError, match="has one channel of numbers"):
         MaskFile(path, read_palette(tmp_path / "palette.txt")).read()
@@ -211,7 +210,7 @@ def test_unread_types_are_named(tmp_path, values, meaning, found, fix):
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "int8", "int16", "int32", "float32"])
 def test_what_is_said_to_be_read_is_read(tmp_path, kind):
     read_pixels(write_tiff(tmp_path / "a.tif", (RAMP % 100).astype(kind)))
-    np.testing.assert_array_equal(read_values(tmp_path / "a.tif"), RAMP % 100)
+    np.testing.assert_array_equal(MaskFile(tmp_path / "a.tif").read(), RAMP % 100)
     if kind in ("uint8", "uint16"):
         read_pixels(write_tiff(tmp_path / "a.tif", np.dstack([RAMP.astype(kind)] * 3), meaning=2))
 
@@ -291,7 +290,10 @@ def test_overviews_and_an_internal_mask_are_no_pages(tmp_path, kind):
         with rasterio.open(tmp_path / "a.tif", "r+") as file:
             file.build_overviews([2, 4])
             assert file.overviews(1) == [2, 4]
-    read = read_values if kind == "mask" else lambda path: read_pixels(path)[..., 0]
+
+    def read(path):
+        return MaskFile(path).read() if kind == "mask" else read_pixels(path)[..., 0]
+
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), values)
     picture = Image.fromarray(values)
     picture.save(tmp_path / "b.tif", save_all=True, append_images=[picture])

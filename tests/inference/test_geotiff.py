@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
 from convlora.data.images import read_pixels
-from convlora.data.masks import read_values
+from convlora.data.labels import MaskFile
 from convlora.errors import ConfigError, MissingExtraError
 from convlora.inference.files import predict_files
 from convlora.inference.predictor import Predictor
@@ -65,8 +65,8 @@ def test_the_mask_lies_where_the_image_lies(predictor, tmp_path, place, size):
     mask = tmp_path / "out" / "a.tif"
     assert tags(mask) == tags(image)
     assert len(tags(mask)) >= 1
-    ids = read_values(tmp_path / "out" / "a.png")
-    np.testing.assert_array_equal(read_values(mask), ids)
+    ids = MaskFile(tmp_path / "out" / "a.png").read()
+    np.testing.assert_array_equal(MaskFile(mask).read(), ids)
     np.testing.assert_array_equal(ids, predictor.predict(image).ids)
     assert len(np.unique(ids)) > 1
     with rasterio.open(image) as before, rasterio.open(mask) as after:

@@ -30,12 +30,12 @@ def check_pairing(folder: Folder) -> Iterator[Problem]:
         yield Problem("error", "name-pattern", str(image), found, _RULE, fix)
         known[0].add(image.stem)
         known[1].update(mask.stem for mask in close)
-    yield from _check_kind("image", "mask", folder.split, images, masks.keys() | known[0])
-    yield from _check_kind("mask", "image", folder.split, masks, images.keys() | known[1])
+    yield from _check_kind("mask", folder.split, images, masks.keys() | known[0])
+    yield from _check_kind("image", folder.split, masks, images.keys() | known[1])
 
 
 def _check_kind(
-    kind: str, other: str, split: str, groups: dict[str, list[_File]], partners: set[str]
+    other: str, split: str, groups: dict[str, list[_File]], partners: set[str]
 ) -> Iterator[Problem]:
     lower: dict[str, list[_File]] = defaultdict(list)
     for stem, paths in groups.items():

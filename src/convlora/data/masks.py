@@ -7,7 +7,7 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from convlora.data.images import FileError, open_image, upright
+from convlora.data.images import FileError, upright
 from convlora.data.tiff import holds_numbers, true_type, white_is_zero
 
 IGNORE = 255
@@ -21,24 +21,19 @@ class MaskEncoding(StrEnum):
     BINARY_255 = "binary255"  # 0 is background, 255 is foreground, nothing is ignored
 
 
-def read_values(path: Path) -> np.ndarray:
-    """Read the stored values of a mask, not interpreted.
+def values_of(image: Image.Image, path: Path) -> np.ndarray:
+    """The stored values of a mask that `open_image` has decoded, not interpreted.
 
     Palette images give their indices, not colours; 1-bit images 0 and 1; RGB and RGBA only where the colour
     channels are equal. A TIFF that says that 0 is white gives what is stored, not what a viewer shows; where
     it has 1 bit it is refused. EXIF orientation is applied, as it is to images.
 
+    Args:
+        image: the mask.
+        path: named in the error.
+
     Returns:
         (H, W) uint8.
-
-    Raises:
-        FileError: the file cannot be read, or holds colours, fractions or values above 255.
-    """
-    return values_of(open_image(path), path)
-
-
-def values_of(image: Image.Image, path: Path) -> np.ndarray:
-    """`read_values` of a mask that is decoded already; `path` is named in the error.
 
     Raises:
         FileError: it holds colours, fractions or values above 255.
@@ -57,18 +52,6 @@ def values_of(image: Image.Image, path: Path) -> np.ndarray:
     if image.mode in {"LA", "PA"}:
         return np.asarray(image)[..., 0]
     return _grey(np.asarray(image.convert("RGB")), path)
-
-
-def read_mask(path: Path, encoding: MaskEncoding) -> np.ndarray:
-    """Read a mask as class ids.
-
-    Returns:
-        (H, W) uint8; 255 is 'ignore'.
-
-    Raises:
-        FileError: see `read_values`; or a binary mask holds another value than 0 and 255.
-    """
-    return decode(read_values(path), encoding, path)
 
 
 def decode(values: np.ndarray, encoding: MaskEncoding, path: Path) -> np.ndarray:

@@ -111,22 +111,18 @@ def read_palette(file: Path) -> Palette:
     return Palette(file, tuple(seen), ids, classes)
 
 
-def read_colours(path: Path, palette: Palette) -> np.ndarray:
-    """Read a mask by its colours, as a viewer shows them; alpha is dropped, EXIF orientation applied.
+def colours_of(image: Image.Image, path: Path, palette: Palette) -> np.ndarray:
+    """Class ids of a mask by its colours, as a viewer shows them; alpha is dropped, EXIF orientation applied.
 
     Indexed and grey masks are read by their colours too: what the palette says holds for every mask.
 
+    Args:
+        image: the mask, as `open_image` has decoded it.
+        path: named in the error.
+        palette: the id of each colour.
+
     Returns:
-        (H, W) uint8 class ids; 255 is 'ignore'.
-
-    Raises:
-        FileError: the file cannot be read, or holds a colour that is not in the palette.
-    """
-    return colours_of(open_image(path), path, palette)
-
-
-def colours_of(image: Image.Image, path: Path, palette: Palette) -> np.ndarray:
-    """`read_colours` of a mask that is decoded already; `path` is named in the error.
+        (H, W) uint8; 255 is 'ignore'.
 
     Raises:
         FileError: it holds a colour that is not in the palette.

@@ -106,11 +106,6 @@ class TextureBank:
         self._pool = pool
         self._photos = _load_photos() if photos else []
 
-    @property
-    def has_photos(self) -> bool:
-        """Whether photographs are available."""
-        return bool(self._photos)
-
     def grain(self, rng: np.random.Generator, height: int, width: int) -> Float:
         """White normal noise, float32 (height, width, 3), standard deviation 1; do not write to it.
 
