@@ -7,11 +7,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from convlora import run_files
 from convlora._version import __version__
 from convlora.adapters import build_method, is_method
 from convlora.errors import ConfigError, WeightsError
 from convlora.head import HeadKind
 from convlora.model import SegmenterConfig
+from convlora.run_files import BEST, LAST
 from convlora.settings import did_you_mean
 from convlora.weight_files import file_digest, read_json, read_tensors
 
@@ -111,7 +113,7 @@ def check_no_adapter(out: Path) -> None:
             replaces with all that is in it.
     """
     place = out.resolve()
-    replaced = [folder for folder in place.parents if folder.name in {"best", "last"}]
+    replaced = [folder for folder in place.parents if folder.name in {BEST, LAST}]
     found = next((folder for folder in (place, *replaced) if (folder / CONFIG).is_file()), None)
     if found is not None:
         where = "holds a model" if found == place else f"lies in {found}, which holds a model"
@@ -120,7 +122,7 @@ def check_no_adapter(out: Path) -> None:
 
 def explain_wrong_path(path: Path) -> str:
     """Why a path that exists is no adapter folder, and what to give instead."""
-    folder = "Give the adapter folder that holds adapter_config.json and adapter_model.safetensors"
+    folder = f"Give the adapter folder that holds {CONFIG} and {TENSORS}"
     if path.is_file():
         if path.name in {CONFIG, TENSORS}:
             return f"{path} is a file of an adapter folder. Give the folder, {path.parent}."
@@ -129,16 +131,16 @@ def explain_wrong_path(path: Path) -> str:
         if path.suffix in {".pth", ".pt", ".bin", ".ckpt", ".pkl"}:
             return f"{path} may hold pickled code, which is never loaded. {folder}."
         return f"{path} is a file. {folder}."
-    if (path / "last" / CONFIG).is_file():
-        return f"{path} holds no best model, but a last one. Give {path / 'last'}."
+    if (path / LAST / CONFIG).is_file():
+        return f"{path} holds no best model, but a last one. Give {path / LAST}."
     if (path / "config.json").is_file():
         return f"{path} looks like a backbone, which goes to --backbone. {folder}."
-    if (path / "config.yaml").is_file():
+    if (path / run_files.CONFIG).is_file():
         return (
             f"{path} is a run that has not finished its first validation, so it holds no model yet. "
             f"Go on with it with --resume."
         )
-    return f"{path} holds no {CONFIG}, nor does {path / 'best'}. {folder}, or a run folder."
+    return f"{path} holds no {CONFIG}, nor does {path / BEST}. {folder}, or a run folder."
 
 
 def _explain(problem: Any) -> str:  # noqa: ANN401  # pydantic's ErrorDetails, whose home is private

@@ -28,6 +28,7 @@ from convlora.errors import ConfigError, TargetError, WeightsError
 from convlora.model import SegmentationModel, Segmenter, SegmenterConfig
 from convlora.output import find_folder, part_of, replace_folder, to_disk, write_utf8
 from convlora.randomness import seeded
+from convlora.run_files import BEST
 from convlora.settings import expand_user
 from convlora.unet import UNET, Unet
 from convlora.weight_files import fetch, file_digest
@@ -165,7 +166,7 @@ def find_adapter(source: str | Path) -> Path:
         WeightsError: there is none.
     """
     path = Path(expand_user(str(source)))
-    for folder in (path, find_folder(path / "best")):
+    for folder in (path, find_folder(path / BEST)):
         if (folder / CONFIG).is_file():
             return folder
     if path.exists():
@@ -215,7 +216,7 @@ def _download(name: str) -> Path:
     except OSError as error:
         raise WeightsError(
             f"'{name}' is no folder that exists here, and no adapter could be fetched from the Hugging Face "
-            f"hub under that name:\n  {error}\nCheck the path; a run folder holds 'best/{CONFIG}'."
+            f"hub under that name:\n  {error}\nCheck the path; a run folder holds '{BEST}/{CONFIG}'."
         ) from error
 
 

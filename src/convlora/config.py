@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ValidationInfo
 
+from convlora import run_files
 from convlora.adapters import build_method
 from convlora.backbone.weights import locate
 from convlora.errors import ConfigError
@@ -292,7 +293,7 @@ def check_same(asked: RunConfig, recorded: RunConfig, out: Path) -> None:
     different = [f"  {key}: {b[key]} in the run, {a[key]} now" for key in a if a[key] != b[key]]
     if different:
         moved = (
-            f"\nIf the data was moved, change 'data' in {out / 'config.yaml'}."
+            f"\nIf the data was moved, change 'data' in {out / run_files.CONFIG}."
             if a["data"] != b["data"]
             else ""
         )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from convlora import run_files
 from convlora.checkpoint import find_adapter, from_pretrained, read_adapter_config
 from convlora.data.check import check_dataset
 from convlora.data.classes import read_class_names
@@ -150,7 +151,7 @@ def evaluate_run(
     scores = {**metrics.compute(), **made}
     if tiles is not None:
         scores |= {"tile": tiles.side, "tile_overlap": tiles.overlap}
-    _record(scores, Path(run) / "metrics.json", json_file, warn)
+    _record(scores, Path(run) / run_files.SCORES, json_file, warn)
     if tell is not None and (worst := table.worst()):
         tell("lowest mean Dice: " + ", ".join(f"{name} {value:.4f}" for name, value in worst))
     return scores
@@ -173,7 +174,7 @@ def _check(run: str | Path, data: Path, classes: list[str], split: str, palette:
     if record is None and report.found is not None and report.found.by_seed:
         report.problems += _check_same_data(run, report.found)
     if record is not None:
-        report.problems[:] = _tell_palette(report, data, record.file.with_name("config.yaml"))
+        report.problems[:] = _tell_palette(report, data, record.file.with_name(run_files.CONFIG))
     report.raise_if_errors()
     return report
 

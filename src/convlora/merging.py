@@ -18,11 +18,11 @@ from convlora.checkpoint import (
     read_adapter_config,
     save_pretrained,
 )
-from convlora.data.splits import FILE as RECORD
 from convlora.data.splits import read_record
 from convlora.errors import ConfigError, WeightsError
 from convlora.model import SegmentationModel, Segmenter
 from convlora.output import check_folder, part_of, replace_folder
+from convlora.run_files import RECORD
 
 _TOLERANCE = 1e-3  # of the largest logit; float32 rounding is 3e-6 at ViT-H (benchmarks/merge_rounding.py)
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from convlora.errors import WeightsError
 from convlora.output import put_in_place, to_disk
+from convlora.run_files import STATE, STATE_BEFORE
 
-FILE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -41,25 +41,25 @@ def write_state(folder: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     Raises:
         WeightsError: the disk is full or the folder cannot be written; the last state is still there.
     """
-    part = folder / f"{FILE}.part"
+    part = folder / f"{STATE}.part"
     held = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     try:
         save_file(held, part, metadata={**header, "sha256": _digest(held)})
         to_disk(part)
-        if (folder / FILE).exists():
-            put_in_place(folder / FILE, folder / PREVIOUS)
-        put_in_place(part, folder / FILE)
+        if (folder / STATE).exists():
+            put_in_place(folder / STATE, folder / STATE_BEFORE)
+        put_in_place(part, folder / STATE)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise WeightsError(
-            f"{folder / FILE} cannot be written: {error}. The last complete state is kept; make room, then "
+            f"{folder / STATE} cannot be written: {error}. The last complete state is kept; make room, then "
             "go on with --resume."
         ) from error
 
 
 def read_states(folder: Path) -> Iterator[StateFile]:
     """The states that a run folder holds, the newest first; one that is damaged says how."""
-    for file in (folder / FILE, folder / PREVIOUS):
+    for file in (folder / STATE, folder / STATE_BEFORE):
         if not file.exists():
             continue
         try:

@@ -14,7 +14,8 @@ from convlora.pretraining.batches import BatchStream
 from convlora.pretraining.loop import PretrainConfig, _Run, pretrain
 from convlora.pretraining.shards import ShardReader, write_shards
 from convlora.pretraining.textures import TextureBank
-from convlora.state_file import FILE, PREVIOUS, read_states
+from convlora.run_files import STATE, STATE_BEFORE
+from convlora.state_file import read_states
 from small import SMALL
 
 
@@ -167,14 +168,14 @@ def test_damaged_states(scenes, tmp_path, capsys):
         minutes=0.04, prompts=2, small_size=32, small_batch=2, full_batch=2, save_every=0.3
     )
     pretrain(scenes, tmp_path, config, SMALL)
-    whole = (tmp_path / PREVIOUS).read_bytes()
-    (tmp_path / FILE).write_bytes(whole[:-9])
+    whole = (tmp_path / STATE_BEFORE).read_bytes()
+    (tmp_path / STATE).write_bytes(whole[:-9])
     # more time: on a slow machine the state before may have used up the first run's
     longer = PretrainConfig(**{**vars(config), "minutes": 0.08})
     pretrain(scenes, tmp_path, longer, SMALL)  # goes on from the one before
-    assert f"warning: {tmp_path / FILE} is damaged" in capsys.readouterr().out
+    assert f"warning: {tmp_path / STATE} is damaged" in capsys.readouterr().out
     assert progress_of(tmp_path)["seconds"] >= 60 * longer.minutes
-    for name in (FILE, PREVIOUS):
+    for name in (STATE, STATE_BEFORE):
         (tmp_path / name).write_bytes(b"half")
     with pytest.raises(WeightsError, match=r"No state in .* is whole\. To pretrain anew: rm "):
         pretrain(scenes, tmp_path, config, SMALL)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import convlora
 from convlora.config import make_config
 from convlora.errors import ConfigError, WeightsError
-from convlora.state_file import FILE, PREVIOUS
+from convlora.run_files import STATE, STATE_BEFORE
 from convlora.training import fit as fit_module
 from convlora.training.fit import fit
 from convlora.training.lock import locked
@@ -195,14 +195,14 @@ def test_the_scale_of_fp16_gradients_goes_on(binary_data, small_backbone, tmp_pa
 
 
 def test_half_written_state_is_not_used(whole, cut_run):
-    (cut_run.out / f"{FILE}.part").write_bytes(b"half")
+    (cut_run.out / f"{STATE}.part").write_bytes(b"half")
     fit(cut_run, resume=True)
     same_end(whole, cut_run.out)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "a bit flipped", "gone"])
 def test_damaged_state_falls_back_to_the_one_before(whole, cut_run, cut_off, monkeypatch, capsys, damage):
-    file = cut_run.out / FILE
+    file = cut_run.out / STATE
     monkeypatch.setattr(fit_module, "_SAVE_SECONDS", 0.0)
     with cut_off(5):
         fit(cut_run, resume=True)
@@ -219,7 +219,7 @@ def test_damaged_state_falls_back_to_the_one_before(whole, cut_run, cut_off, mon
 
 
 def test_all_states_damaged(cut_run):
-    for name in (FILE, PREVIOUS):
+    for name in (STATE, STATE_BEFORE):
         (cut_run.out / name).write_bytes(b"half")
     with pytest.raises(
         WeightsError, match=r"(?s)state\.safetensors is damaged.*previous.*damaged.*start the run anew"
@@ -359,7 +359,7 @@ def test_state_of_another_model(cut_run):
 
 
 def test_full_disk_keeps_the_last_state(cut_run, monkeypatch):
-    before = (cut_run.out / FILE).read_bytes()
+    before = (cut_run.out / STATE).read_bytes()
 
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
@@ -367,7 +367,7 @@ def test_full_disk_keeps_the_last_state(cut_run, monkeypatch):
     monkeypatch.setattr("convlora.state_file.save_file", full)
     with pytest.raises(WeightsError, match=r"(?s)cannot be written: .*No space left.*make room"):
         fit(cut_run, resume=True)
-    assert (cut_run.out / FILE).read_bytes() == before
+    assert (cut_run.out / STATE).read_bytes() == before
 
 
 def test_resumed_in_python(whole, binary_data, small_backbone, tmp_path, monkeypatch, cut_off):

@@ -17,6 +17,8 @@ import psutil
 import torch
 from PIL import Image
 
+from convlora import run_files
+from convlora.adapter_folder import CONFIG, TENSORS
 from convlora.checkpoint import from_pretrained
 from convlora.config import RunConfig, make_config
 from convlora.data.check import check_dataset
@@ -52,7 +54,7 @@ def run_cell(folder: Path) -> dict[str, Any]:
     config = make_config(cell["config"])
     trained = train_to_the_end(config)
     result = {"digest": cell["digest"], **_costs(config.out), _PEAK: _peak_of_training(folder, trained)}
-    validation = json.loads((config.out / "metrics.json").read_text(encoding="utf-8"))["val"]
+    validation = json.loads((config.out / run_files.SCORES).read_text(encoding="utf-8"))["val"]
     result["validation"] = validation
     if not cell["tuning"]:
         result["scores"] = _score(config, cell["split"], folder / SAMPLES)
@@ -66,19 +68,19 @@ def train_to_the_end(config: RunConfig) -> bool:
     Returns:
         Whether there was something to train.
     """
-    begun = (config.out / "config.yaml").is_file()
+    begun = (config.out / run_files.CONFIG).is_file()
     newest = next((s for s in read_states(config.out) if not s.damage), None) if begun else None
     if newest is not None and json.loads(newest.header["progress"])["finished"]:
         return False
     # for the record: the command that makes the same run alone
-    command = ["convlora", "train", str(config.data), "--config", str(config.out / "config.yaml")]
+    command = ["convlora", "train", str(config.data), "--config", str(config.out / run_files.CONFIG)]
     fit(config, begun, command)
     return True
 
 
 def _score(config: RunConfig, split: str, samples: Path) -> dict[str, Any]:
     """Score the best model on a split; keep the scores of each image, and the masks of a few."""
-    segmenter = from_pretrained(config.out / "best")
+    segmenter = from_pretrained(config.out / run_files.BEST)
     record = read_record(config.out)
     report = check_dataset(
         config.data, classes=config.classes, palette=config.palette, splits=(split,), record=record
@@ -104,16 +106,16 @@ def _score(config: RunConfig, split: str, samples: Path) -> dict[str, Any]:
 
 def _costs(run: Path) -> dict[str, Any]:
     """Parameters, step time, memory and size of the file that is shared."""
-    adapter = json.loads((run / "best" / "adapter_config.json").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    adapter = json.loads((run / run_files.BEST / CONFIG).read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (run / run_files.LOG).read_text(encoding="utf-8").splitlines()]
     seconds = [row["seconds"] for row in rows if "seconds" in row]
     return {
         "trained_parameters": adapter["trained_parameters"],
         "all_parameters": adapter["all_parameters"],
         "step_seconds": statistics.median(seconds[1:] or seconds),  # the first one warms up
         "steps": rows[-1]["step"],
-        "adapter_bytes": (run / "best" / "adapter_model.safetensors").stat().st_size,
-        "device": json.loads((run / "environment.json").read_text(encoding="utf-8")).get("device"),
+        "adapter_bytes": (run / run_files.BEST / TENSORS).stat().st_size,
+        "device": json.loads((run / run_files.ENVIRONMENT).read_text(encoding="utf-8")).get("device"),
     }
 
 

@@ -14,8 +14,8 @@ from convlora.data.layout import DataSet, Pair
 from convlora.data.report import Problem
 from convlora.data.source import error, warning
 from convlora.errors import ConfigError, DataError
+from convlora.run_files import RECORD
 
-FILE = "split.json"
 OTHER_DATA = "other-data"  # code of the warning that the run's splits do not apply
 _UNUSED = "unused"  # training images that the run left out; to resume it they are drawn again
 _LENGTH = 16  # hexadecimal digits of a recorded hash
@@ -96,7 +96,7 @@ def read_record(folder: Path) -> Record | None:
         DataError: the file is damaged.
     """
     places = (folder, folder.resolve().parent)  # the parent of '.' would be '.'
-    file = next((place / FILE for place in places if (place / FILE).is_file()), None)
+    file = next((place / RECORD for place in places if (place / RECORD).is_file()), None)
     if file is None:
         return None
     try:

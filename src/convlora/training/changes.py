@@ -6,13 +6,12 @@ from typing import Any
 
 from convlora.config import MAY_CHANGE, RunConfig, load_config
 from convlora.output import write_text
-
-_FILE = "config.yaml"
+from convlora.run_files import CONFIG
 
 
 def changed_options(now: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Options that are not as the run in `now.out` recorded them: key -> value before, value now."""
-    before = load_config(now.out / _FILE)
+    before = load_config(now.out / CONFIG)
     pairs = {key: (getattr(before, key), getattr(now, key)) for key in MAY_CHANGE}
     return {key: (old, new) for key, (old, new) in pairs.items() if old != new}
 
@@ -30,6 +29,6 @@ def tell_changes(changed: dict[str, tuple[Any, Any]]) -> Iterator[str]:
 def record_changes(changed: dict[str, tuple[Any, Any]], out: Path) -> None:
     """Put the values now in use into config.yaml; it stays as it is where nothing changed."""
     if changed:
-        file = out / _FILE
+        file = out / CONFIG
         values = {key: new for key, (_, new) in changed.items()}
         write_text(file, load_config(file).model_copy(update=values).to_yaml())

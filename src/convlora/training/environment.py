@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 
+from convlora.run_files import ENVIRONMENT
 from convlora.settings import as_typed
 
 _PACKAGES = ("convlora", "torch", "numpy", "accelerate", "kornia", "pillow", "safetensors")
-
-
-FILE = "environment.json"
 
 
 def describe_environment(
@@ -51,7 +49,7 @@ def is_of_a_run(folder: Path) -> bool:
 
 def _read(run: Path) -> dict[str, Any]:
     try:
-        content = json.loads((run / FILE).read_text(encoding="utf-8"))
+        content = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

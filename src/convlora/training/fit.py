@@ -11,6 +11,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env, set_seed
 
+from convlora import run_files
 from convlora._version import __version__
 from convlora.adapters import build_method
 from convlora.backbone.weights import load_sam
@@ -20,7 +21,6 @@ from convlora.data.check import check_dataset
 from convlora.data.dataset import SegmentationDataset
 from convlora.data.layout import DataSet
 from convlora.data.progress import show_progress
-from convlora.data.splits import FILE as RECORD
 from convlora.data.splits import limit_training, lost_classes, read_record, record_splits
 from convlora.embedding_store import EmbeddingStore, cache_folder, cache_limit
 from convlora.errors import ConfigError
@@ -31,7 +31,6 @@ from convlora.output import make_folder, write_text
 from convlora.settings import as_typed
 from convlora.training.changes import changed_options, record_changes, tell_changes
 from convlora.training.embeddings import EmbeddedImages, EmbeddedPredictor, Embeddings
-from convlora.training.environment import FILE as ENVIRONMENT
 from convlora.training.environment import describe_environment, read_command
 from convlora.training.interrupts import on_interrupt
 from convlora.training.lock import locked
@@ -128,7 +127,7 @@ class _Run:
             return self._train(resume)
         make_folder(self.config.out)
         with locked(self.config.out):
-            if not resume or not (self.config.out / RECORD).exists():
+            if not resume or not (self.config.out / run_files.RECORD).exists():
                 self._write_record()
             return self._train(resume)
 
@@ -191,7 +190,7 @@ class _Run:
         if self.accelerator.scaler is not None and self.progress.scaler:
             self.accelerator.scaler.load_state_dict(self.progress.scaler)
         if self.accelerator.is_main_process:
-            trim_log(self.config.out / "metrics.jsonl", self.progress.step)
+            trim_log(self.config.out / run_files.LOG, self.progress.step)
             record_changes(self.changed, self.config.out)
         self._tell_changes()
         self.reporter.say(f"resuming after step {self.progress.step}")
@@ -280,9 +279,9 @@ class _Run:
         environment = describe_environment(
             self.accelerator.device, self.accelerator.mixed_precision, self.command
         )
-        write_text(out / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
-        write_text(out / "config.yaml", self.config.located().to_yaml())
-        write_text(out / RECORD, record_splits(self.dataset))
+        write_text(out / run_files.ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+        write_text(out / run_files.CONFIG, self.config.located().to_yaml())
+        write_text(out / run_files.RECORD, record_splits(self.dataset))
 
     def _thin_areas(self) -> list[str]:
         if not (self.accelerator.is_main_process and isinstance(self.segmenter, Segmenter)):

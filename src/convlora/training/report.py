@@ -10,6 +10,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from convlora.run_files import LOG
+
 _LINE_EVERY = 20.0  # seconds between plain lines
 
 
@@ -24,7 +26,7 @@ class Reporter:
     """
 
     def __init__(self, out: Path, steps: int, metric: str, enabled: bool = True) -> None:
-        self.file, self.steps, self.metric, self.enabled = out / "metrics.jsonl", steps, metric, enabled
+        self.file, self.steps, self.metric, self.enabled = out / LOG, steps, metric, enabled
         self.console = Console(quiet=not enabled)
         self.bar = Progress(
             TextColumn("step"),

@@ -3,14 +3,12 @@
 from pathlib import Path
 
 from convlora.adapter_folder import check_no_adapter
-from convlora.data.splits import FILE as SPLITS
 from convlora.errors import ConfigError
 from convlora.output import check_folder
-from convlora.training.environment import FILE as ENVIRONMENT
+from convlora.run_files import BEST, CONFIG, ENVIRONMENT, LAST, LOG, RECORD, SCORES, STATE
 from convlora.training.environment import is_of_a_run
 
-_RECORD = "config.yaml"
-_RUN = ("metrics.jsonl", "metrics.json", "state.safetensors", "best", "last")
+_RUN = (LOG, SCORES, STATE, BEST, LAST)
 
 
 def record_of(out: Path) -> Path:
@@ -19,7 +17,7 @@ def record_of(out: Path) -> Path:
     Raises:
         ConfigError: there is no run.
     """
-    record = out / _RECORD
+    record = out / CONFIG
     if not record.is_file():
         raise ConfigError(
             f"{record} does not exist, so there is no run to resume. Start it without --resume "
@@ -59,7 +57,7 @@ def run_folder_is_free(out: Path, data: Path | None = None) -> None:
             "(in Python resume=True), choose another --out, or delete it."
         )
     # a run that was stopped before its first step leaves these too, but with its environment.json
-    own = [name for name in (_RECORD, ENVIRONMENT, SPLITS) if (out / name).exists()]
+    own = [name for name in (CONFIG, ENVIRONMENT, RECORD) if (out / name).exists()]
     if own and not is_of_a_run(out):
         raise ConfigError(
             f"{out / own[0]} would be overwritten by the record of the run. Move it, or choose another --out."

@@ -16,6 +16,7 @@ from convlora.evaluation import add_scores, new_metrics, score_pairs, write_comp
 from convlora.inference.predictor import Prediction, Predictor
 from convlora.metrics import LOWER_IS_BETTER, SALIENCY_KEYS
 from convlora.model import SegmentationModel
+from convlora.run_files import BEST, LAST, PREVIEWS, SCORES
 from convlora.training.report import Reporter
 from convlora.training.resume import Progress
 
@@ -105,7 +106,7 @@ class Validation:
 
         def preview(pair: Pair, prediction: Prediction, _: dict[str, float]) -> None:
             if pair.stem in shown:
-                file = config.out / "previews" / f"{step:06d}_{pair.stem}.png"
+                file = config.out / PREVIEWS / f"{step:06d}_{pair.stem}.png"
                 write_comparison(pair, prediction, self.dataset, file)
 
         score_pairs(predictor, self.dataset, self.mine(), metrics, preview)
@@ -130,6 +131,6 @@ class Validation:
             "seed": self.config.seed,
         }
         if better:
-            save_pretrained(self.segmenter, out / "best", metadata)
-            add_scores("val", progress.best, out / "metrics.json")
-        save_pretrained(self.segmenter, out / "last", metadata)
+            save_pretrained(self.segmenter, out / BEST, metadata)
+            add_scores("val", progress.best, out / SCORES)
+        save_pretrained(self.segmenter, out / LAST, metadata)
