@@ -17,7 +17,7 @@ from convlora.backbone.weights import locate
 from convlora.errors import ConfigError
 from convlora.head import HeadKind
 from convlora.presets import PRESETS, preset_method
-from convlora.settings import did_you_mean, expand_user, read_yaml
+from convlora.settings import did_you_mean, expand_user, near_hint, read_yaml
 from convlora.unet import UNET
 
 #: Values of `augment` with which an image has one or two forms in the whole run.
@@ -338,9 +338,8 @@ def _explain(problem: ErrorDetails) -> tuple[str, str]:
     if problem["type"] == "missing":
         return key, f"it is not given. {field.description}"
     got, rule = problem["input"], _rule(key, field)
-    hint = did_you_mean(got, _choices(field)) if isinstance(got, str) and _choices(field) else ""
-    near = f" {hint}" if hint.startswith("Did") else ""
-    return key, f"got {got!r}; it must be {rule}.{near} ({field.description})"
+    hint = near_hint(got, _choices(field)) if isinstance(got, str) else ""
+    return key, f"got {got!r}; it must be {rule}.{hint} ({field.description})"
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:

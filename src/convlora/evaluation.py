@@ -1,6 +1,5 @@
 """Scores of a model on a split, at native resolution, one image at a time."""
 
-import difflib
 import json
 import math
 import sys
@@ -42,7 +41,7 @@ from convlora.output import (
     check_not_inputs,
     write_whole,
 )
-from convlora.settings import expand_user, read_yaml
+from convlora.settings import expand_user, near_hint, read_yaml
 
 _OVERVIEW, _OVERVIEW_ROWS = "_overview.png", 4
 
@@ -238,9 +237,8 @@ def check_split(split: str) -> None:
         ConfigError: there is none of that name; suggests the nearest.
     """
     if not isinstance(split, str) or split not in SPLITS:  # a list cannot even be looked for
-        known = next((name for name, others in SPLITS.items() if str(split) in others), None)
-        near = known or next(iter(difflib.get_close_matches(str(split), SPLITS, n=1)), None)
-        hint = f" Did you mean '{near}'?" if near else ""
+        meant = next((name for name, others in SPLITS.items() if str(split) in others), split)
+        hint = near_hint(meant, SPLITS)
         raise ConfigError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.{hint}")
 
 

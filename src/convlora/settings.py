@@ -65,8 +65,19 @@ def check_kind(name: str, value: object, kind: type, rule: str) -> None:
 def did_you_mean(got: object, known: Iterable[str]) -> str:
     """Suggest the nearest valid name, or list all of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(got), names, n=1)
-    return f"Did you mean '{near[0]}'?" if near else f"Valid are: {', '.join(names)}."
+    return near_hint(got, names).strip() or f"Valid are: {', '.join(names)}."
+
+
+def near_hint(got: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Suggest the nearest valid name, behind a space, for a message that lists them all; '' if none is near.
+
+    Args:
+        got: what was given.
+        known: the valid names.
+        cutoff: likeness from which a name is near, 0 to 1.
+    """
+    near = difflib.get_close_matches(str(got), list(known), n=1, cutoff=cutoff)
+    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ Everything else (freezing, counting, saving, merging, collecting side losses) is
 """
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from convlora.adapters.plugins import is_plugin, load_plugins
 from convlora.errors import ConfigError
+from convlora.settings import near_hint
 
 
 class Block(Protocol):
@@ -267,9 +267,7 @@ def _fields(method: type[Method]) -> tuple[dataclasses.Field[Any], ...]:
 
 def _unknown(kind: str, got: object, known: Iterable[str]) -> str:
     known = sorted(known)
-    near = difflib.get_close_matches(str(got), known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"Unknown {kind}: {got!r}.{hint} Available: {', '.join(known) or 'none'}."
+    return f"Unknown {kind}: {got!r}.{near_hint(got, known)} Available: {', '.join(known) or 'none'}."
 
 
 # --- checks of a method's fields, called from __post_init__ ---

@@ -1,7 +1,6 @@
 """A table of images and masks: a CSV file with the columns image, mask and, if wanted, split."""
 
 import csv
-import difflib
 import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from convlora.data.layout import SPLITS, Folder, Pair, unique_stems
 from convlora.data.report import Problem
 from convlora.data.source import Source, error, is_there
 from convlora.errors import DataError
+from convlora.settings import near_hint
 
 FILE = "data.csv"
 _RULE = "A table has the columns image, mask and, if wanted, split; paths are from the table's folder."
@@ -111,13 +111,14 @@ def _check_header(file: Path, header: Sequence[str]) -> None:
     for name in _NEEDED:
         if name not in header:
             others = [other for other in header if other not in (*_NEEDED, *_OPTIONAL)]
-            near = difflib.get_close_matches(name, others, n=1)
-            hint = f" Did you mean '{near[0]}'? Rename it '{name}'." if near else ""
+            near = near_hint(name, others)
+            hint = f"{near} Rename it '{name}'." if near else ""
             raise DataError(f"{file} has no column '{name}'; its first line holds {found}.{hint} {_RULE}")
     for other in header:
         # close enough for 'splits', not for 'site' and 'hospital'
-        if other not in (*_NEEDED, *_OPTIONAL) and difflib.get_close_matches(other, _OPTIONAL, 1, 0.8):
-            raise DataError(f"{file} has a column '{other}'. Did you mean 'split'? {_RULE}")
+        hint = near_hint(other, _OPTIONAL, cutoff=0.8)
+        if hint and other not in (*_NEEDED, *_OPTIONAL):
+            raise DataError(f"{file} has a column '{other}'.{hint} {_RULE}")
 
 
 def _read_row(file: Path, line: int, header: list[str], cells: list[str]) -> _Row | Problem:

@@ -1,6 +1,5 @@
 """What computes the model's output: PyTorch, or OpenVINO on CPUs."""
 
-import difflib
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -12,6 +11,7 @@ from convlora.frozen import hold_frozen_in
 from convlora.head import HeadOutput
 from convlora.inference.device import autocast_dtype, choose_device, slowness
 from convlora.model import SegmentationModel
+from convlora.settings import near_hint
 
 ENGINES = ("torch", "openvino")
 
@@ -104,8 +104,7 @@ def choose_computing(
         MissingExtraError: OpenVINO is not installed.
     """
     if engine not in ENGINES:
-        near = difflib.get_close_matches(str(engine).lower(), ENGINES, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
+        hint = near_hint(str(engine).lower(), ENGINES)
         raise ConfigError(f"engine is {engine!r}; it must be one of {', '.join(ENGINES)}.{hint}")
     if engine == "torch":
         where = choose_device(device)

@@ -1,6 +1,5 @@
 """The losses by name, and the head that each one is for."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from convlora.losses.region import (
     cross_entropy_dice_loss,
 )
 from convlora.losses.structure import structure_loss, structure_loss_official
+from convlora.settings import near_hint
 
 HeadKind = Literal["binary", "per-class", "mask-classification"]
 
@@ -133,6 +133,5 @@ def get_loss(name: str, head: HeadKind | None = None) -> SegmentationLoss:
             f"loss is '{name}', which is for head '{LOSSES[name].head}', but the head is '{head}'. "
             f"For this head use one of: {', '.join(fitting)}."
         )
-    near = difflib.get_close_matches(name, fitting, n=1)
-    hint = f"Did you mean '{near[0]}'? " if near else ""
-    raise ConfigError(f"loss is '{name}', which does not exist. {hint}Valid are: {', '.join(fitting)}.")
+    hint = near_hint(name, fitting)
+    raise ConfigError(f"loss is '{name}', which does not exist.{hint} Valid are: {', '.join(fitting)}.")

@@ -1,6 +1,5 @@
 """Score the validation split during a run, keep the best model, and tell when patience has run out."""
 
-import difflib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,7 @@ from convlora.inference.predictor import Prediction, Predictor
 from convlora.metrics import LOWER_IS_BETTER, SALIENCY_KEYS
 from convlora.model import SegmentationModel
 from convlora.run_files import BEST, LAST, PREVIEWS, SCORES
+from convlora.settings import near_hint
 from convlora.training.report import Reporter
 from convlora.training.resume import Progress
 
@@ -29,8 +29,7 @@ def check_metric(metric: str, classes: tuple[str, ...]) -> None:
     """
     known = [name for name in new_metrics(classes).compute() if name != "n_images"]
     if metric not in known:
-        near = difflib.get_close_matches(metric, known, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
+        hint = near_hint(metric, known)
         raise ConfigError(f"metric '{metric}' is not computed here; use one of {', '.join(known)}.{hint}")
 
 
