@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from convlora.errors import ConfigError
+from convlora.output import CACHE, cache_root
 
-#: Environment variables: the user's cache folder, and the most that its embeddings may take.
-FOLDER, LIMIT = "CONVLORA_CACHE", "CONVLORA_CACHE_GB"
+#: Environment variable: the most that the embeddings may take.
+LIMIT = "CONVLORA_CACHE_GB"
 _DEFAULT_GB = 20.0
 _GB = 10**9
 _TENSOR = "embedding"
@@ -29,9 +30,7 @@ _TENSOR = "embedding"
 
 def cache_folder() -> Path:
     """Folder of the embeddings: in $CONVLORA_CACHE, else in the user's cache folder."""
-    given = os.environ.get(FOLDER)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(given) if given else home / "convlora") / "embeddings"
+    return cache_root() / "embeddings"
 
 
 def cache_limit() -> int:
@@ -113,7 +112,7 @@ class EmbeddingStore:
         except (OSError, SafetensorError) as error:
             self._close(
                 f"{self.folder} cannot be written: {error}. Make room, or set the environment variable "
-                f"{FOLDER} to a folder elsewhere"
+                f"{CACHE} to a folder elsewhere"
             )
 
     def _write(self, file: Path, embedding: Tensor) -> None:

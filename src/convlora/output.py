@@ -12,6 +12,8 @@ from pathlib import Path
 
 from convlora.errors import ConfigError, DataError
 
+CACHE = "CONVLORA_CACHE"
+"""Environment variable: where the user wants what is kept between runs, and may be deleted."""
 _LONGEST = 255  # bytes of a name, on most file systems
 _WAITS = (0.1, 0.3, 1.0, 3.0)  # seconds
 _UNFINISHED = ".part-by-convlora"  # in a folder that is being filled
@@ -55,6 +57,13 @@ def check_file(file: Path, name: str, ending: str = ".json") -> None:
     if file.exists() and not os.access(file, os.W_OK):
         raise ConfigError(f"{name} {file} is not writable for you. Give another place.")
     check_folder(file.parent, name)
+
+
+def cache_root() -> Path:
+    """$CONVLORA_CACHE, or else convlora in the user's cache folder; it may be missing."""
+    given = os.environ.get(CACHE)
+    system = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(given) if given else system / "convlora"
 
 
 def same_name_key(file: Path) -> str:

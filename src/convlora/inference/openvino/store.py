@@ -17,7 +17,7 @@ import torch
 from convlora._version import __version__
 from convlora.inference.openvino.runtime import version
 from convlora.model import SegmentationModel
-from convlora.output import WriteError, replace_folder, to_disk, write_text
+from convlora.output import CACHE, WriteError, cache_root, replace_folder, to_disk, write_text
 from convlora.weight_files import file_digest
 
 FORMAT = 1
@@ -56,10 +56,8 @@ class Converted:
 
 
 def cache_folder() -> Path:
-    """$CONVLORA_CACHE/openvino, or else openvino in the user's cache folder for convlora."""
-    given = os.environ.get("CONVLORA_CACHE")
-    system = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(given) if given else system / "convlora") / "openvino"
+    """Folder of the converted models."""
+    return cache_root() / "openvino"
 
 
 def fingerprint(model: SegmentationModel, size: tuple[int, int]) -> str:
@@ -103,7 +101,7 @@ def converted(key: str, convert: Callable[[Path], None], tell: Callable[[str], N
     except OSError as error:
         raise WriteError(
             f"The converted model cannot be written to {folder}: {error.strerror or error}. Make room, name "
-            "another folder in the variable CONVLORA_CACHE, or use engine torch."
+            f"another folder in the variable {CACHE}, or use engine torch."
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
