@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from convlora.data.images import is_image
+from convlora.data.images import holds_images
 
 _FOLDERS = {
     "images": "image images img imgs im ims jpegimages picture pictures photo photos rgb input inputs x "
@@ -29,7 +29,7 @@ def meant_folder(parent: Path, wanted: str) -> str:
     """A sentence on the folder in `parent` that seems to be meant for 'images' or 'masks'; '' if none."""
     known = _FOLDERS[wanted].split()
     inside = sorted(p for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
-    found = [p.name for p in inside if p.name.lower() in known and p.name != wanted and _holds_images(p)]
+    found = [p.name for p in inside if p.name.lower() in known and p.name != wanted and holds_images(p)]
     if not found:
         return ""
     names = " or ".join(found)
@@ -81,7 +81,3 @@ def _varying(names: Sequence[str]) -> dict[str, str]:
     start = re.sub(r"\d+$", "", os.path.commonprefix(list(names)))  # noqa: RUF071  # of letters
     turned = re.sub(r"\d+$", "", os.path.commonprefix([n[::-1] for n in names]))  # noqa: RUF071
     return {name[len(start) : len(name) - len(turned)]: name for name in names}
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(is_image(path) for pattern in ("*", "*/*") for path in folder.glob(pattern))

@@ -71,6 +71,11 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower().lstrip(".") in EXTENSIONS
 
 
+def holds_images(folder: Path) -> bool:
+    """Whether a folder, or one in it, holds files whose names end like an image's."""
+    return any(is_image(path) for pattern in ("*", "*/*") for path in folder.glob(pattern))
+
+
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:
     """Open and decode one picture; EXIF orientation is not applied yet.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from convlora.data.hints import meant_folder
-from convlora.data.images import is_image
+from convlora.data.images import holds_images, is_image
 from convlora.data.labels import Label, MaskFile
 from convlora.data.loose import loose_images
 from convlora.data.masks import MaskEncoding
@@ -248,7 +248,7 @@ def _mask_folder(folder: Path) -> Path:
         )
     if (folder / MASK_FOLDERS[0]).is_dir():
         return folder / MASK_FOLDERS[0]
-    found = [name for name in MASK_FOLDERS[1:] if _holds_images(folder / name)]
+    found = [name for name in MASK_FOLDERS[1:] if holds_images(folder / name)]
     if len(found) > 1:
         raise DataError(
             f"{folder} holds {' and '.join(found)}, and any of them could be the masks. Name the folder of "
@@ -265,10 +265,6 @@ def _mask_folder(folder: Path) -> Path:
         )
         raise DataError(" ".join(filter(None, (f"{folder} {what}.", hint, f"{LAYOUT_HELP}."))))
     return folder / found[0]
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(is_image(path) for pattern in ("*", "*/*") for path in folder.glob(pattern))
 
 
 def _splits_inside(images: Path, masks: Path) -> list[Folder]:

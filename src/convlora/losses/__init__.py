@@ -4,6 +4,7 @@ Every loss takes labels int64 (B, H, W) in which 255 is ignored anywhere, comput
 autocast, and returns a scalar of which 0 is perfect.
 """
 
+from convlora.head import HeadKind
 from convlora.losses.common import IGNORE_INDEX
 from convlora.losses.mask_classification import (
     MaskClassificationCosts,
@@ -22,7 +23,7 @@ from convlora.losses.region import (
     focal_dice_loss,
     focal_loss,
 )
-from convlora.losses.registry import LOSSES, HeadKind, SegmentationLoss, get_loss
+from convlora.losses.registry import LOSSES, SegmentationLoss, get_loss
 from convlora.losses.structure import structure_loss, structure_loss_official
 
 __all__ = [

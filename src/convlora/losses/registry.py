@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from convlora.errors import ConfigError
+from convlora.head import HeadKind
 from convlora.losses.mask_classification import MaskClassificationWeights, mask_classification_loss
 from convlora.losses.region import (
     balanced_bce_loss,
@@ -18,8 +18,6 @@ from convlora.losses.region import (
 )
 from convlora.losses.structure import structure_loss, structure_loss_official
 from convlora.settings import near_hint
-
-HeadKind = Literal["binary", "per-class", "mask-classification"]
 
 
 @dataclass(frozen=True)

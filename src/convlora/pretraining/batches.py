@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from convlora.data.transforms import normalize
 from convlora.pretraining.prompts import sample_box, sample_click, sample_masks
 from convlora.pretraining.shards import ShardReader
 from convlora.pretraining.textures import TextureBank
 
-_MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 # A click on a part cannot tell whether the whole is meant; a box can.
 _COARSE_CLICKS, _COARSE_BOXES = 0.12, 0.35
-_STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class BatchStream(torch.utils.data.IterableDataset[Batch]):
         image = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
         asked = torch.from_numpy(np.stack(prompts)).float() - 0.5  # SAM counts pixels by their centres
         return Batch(
-            image=(image - _MEAN) / _STD,
+            image=normalize(image),
             target=F.avg_pool2d(torch.from_numpy(np.concatenate(targets)).float()[:, None], self.cell)[:, 0],
             points=None if box else asked[:, :, None],
             boxes=asked if box else None,
