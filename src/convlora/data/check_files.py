@@ -92,12 +92,12 @@ def _same_pixels(paths: Iterable[Path], images: Mapping[Path, ImageFacts]) -> It
 
 def _check_readable(scanned: Scanned) -> Iterator[Problem]:
     for kind, files in (("image", scanned.images), ("mask", scanned.masks)):
-        for facts in files.values():
+        for place, facts in files.items():
             lossy = isinstance(facts, MaskFacts) and facts.lossy  # its colours come from the format
             if facts.error and not (lossy and facts.error.code == "colour-mask"):
                 code = f"unreadable-{kind}" if facts.error.code == "unreadable" else facts.error.code
                 rule = f"Every {kind} must be readable."
-                yield Problem("error", code, str(facts.path), facts.error.found, rule, facts.error.fix)
+                yield Problem("error", code, str(place), facts.error.found, rule, facts.error.fix)
 
 
 def _check_sizes(scanned: Scanned) -> Iterator[Problem]:
@@ -150,4 +150,4 @@ def _check_same_masks(scanned: Scanned) -> Iterator[Problem]:
         rule = "Masks differ as images do."
         fix = "Look at a few, and export them again."
         found = f"all {len(masks)} masks are the same"
-        yield Problem("warning", "same-masks", str(masks[0].path), found, rule, fix)
+        yield Problem("warning", "same-masks", str(masks[0].label), found, rule, fix)

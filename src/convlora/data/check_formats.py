@@ -22,8 +22,8 @@ def check_formats(images: Mapping[Path, ImageFacts], masks: Mapping[Label, MaskF
         yield from _check_bands(image)
         yield from _check_image_alpha(image)
     for mask in masks.values():
-        yield from _check_name("mask", mask.path.path)
-        yield from _check_told(mask.path, mask.told)
+        yield from _check_name("mask", mask.label.path)
+        yield from _check_told(mask.label, mask.told)
         yield from _check_lossy(mask)
         yield from _check_alpha(mask)
         yield from _check_bands(mask)
@@ -31,7 +31,7 @@ def check_formats(images: Mapping[Path, ImageFacts], masks: Mapping[Label, MaskF
         if mask.deep == UPPER_BITS and not mask.error:
             found = "several channels of 16 bits, of which only the upper 8 are read: ids below 256 become 0"
             fix = "Save the ids as an 8-bit PNG."
-            yield error("deep-mask", mask.path, found, "A mask is one channel of 8 bits.", fix)
+            yield error("deep-mask", mask.label, found, "A mask is one channel of 8 bits.", fix)
 
 
 def _check_name(kind: str, path: Path) -> Iterator[Problem]:
@@ -82,16 +82,19 @@ def _check_bands(facts: ImageFacts | MaskFacts) -> Iterator[Problem]:
     if not facts.dropped or facts.error:
         return
     bands = "1 more band" if facts.dropped == 1 else f"{facts.dropped} more bands"
+    place: Path | Label
     if isinstance(facts, MaskFacts):
+        place = facts.label
         found, rule = (
             f"{bands} than are read",
             "A mask is one channel of class ids; ids are not read from others.",
         )
         fix = "Save the ids alone, as an 8-bit PNG."
     else:
+        place = facts.path
         found = f"{bands} than are read, and not alpha"
         _, rule, fix = NOT_READ["dropped-bands"]
-    yield warning("dropped-bands", facts.path, found, rule, fix)
+    yield warning("dropped-bands", place, found, rule, fix)
 
 
 def _check_image_alpha(image: ImageFacts) -> Iterator[Problem]:
@@ -113,15 +116,15 @@ def _check_reverse(mask: MaskFacts) -> Iterator[Problem]:
     )
     rule = "Masks are numbers, not pictures."
     fix = "If these numbers are right, all is well, else invert them; an 8-bit PNG of them leaves no doubt."
-    yield warning("white-is-zero", mask.path, found, rule, fix)
+    yield warning("white-is-zero", mask.label, found, rule, fix)
 
 
 def _check_lossy(mask: MaskFacts) -> Iterator[Problem]:
     if not mask.lossy or (mask.error and mask.error.code == "unreadable"):
         return
-    ending = mask.path.suffix.lower()
+    ending = mask.label.suffix.lower()
     usual = ending in {".jpg", ".jpeg"} if mask.lossy == "JPEG" else ending == ".webp"
-    under = "" if usual or mask.lossy.startswith("TIFF") else f" under the ending {mask.path.suffix}"
+    under = "" if usual or mask.lossy.startswith("TIFF") else f" under the ending {mask.label.suffix}"
     held = f"{len(mask.counts)} different values" if not mask.error else "colours"
     found = f"{mask.lossy}{under} with {held}"
     rule = (
@@ -134,9 +137,9 @@ def _check_lossy(mask: MaskFacts) -> Iterator[Problem]:
         "at 128 (docs/rearrange.md has the command)."
     )
     if mask.error or len(mask.counts) > 2:
-        yield error("jpeg-mask", mask.path, found, rule, fix)
+        yield error("jpeg-mask", mask.label, found, rule, fix)
     else:
-        yield warning("jpeg-mask", mask.path, found, rule, fix)
+        yield warning("jpeg-mask", mask.label, found, rule, fix)
 
 
 def _check_alpha(mask: MaskFacts) -> Iterator[Problem]:
@@ -149,8 +152,8 @@ def _check_alpha(mask: MaskFacts) -> Iterator[Problem]:
         held = next(iter(mask.counts))
         found += f", and its colour channels hold {held} everywhere: the mask seems to be in alpha"
         yield error(
-            "mask-alpha", mask.path, found, rule, "Save the alpha channel as the mask, as an 8-bit PNG."
+            "mask-alpha", mask.label, found, rule, "Save the alpha channel as the mask, as an 8-bit PNG."
         )
     else:
         fix = "Save the mask with one channel; if the mask is in alpha, save that as ids."
-        yield warning("mask-alpha", mask.path, found, rule, fix)
+        yield warning("mask-alpha", mask.label, found, rule, fix)

@@ -45,9 +45,9 @@ def _doubtful(with_one: list[MaskFacts], only_255: list[MaskFacts]) -> Iterator[
     for mask in with_one:
         found = (
             f"holds the values {_pixels(mask.counts)}, while {len(only_255)} masks, such as "
-            f"{only_255[0].path.name}, hold 255 and no 1; so 255 was read as 'ignore' in all masks"
+            f"{only_255[0].label.name}, hold 255 and no 1; so 255 was read as 'ignore' in all masks"
         )
-        yield Problem("warning", "mixed-encoding", str(mask.path), found, rule, fix)
+        yield Problem("warning", "mixed-encoding", str(mask.label), found, rule, fix)
 
 
 def _mixed(with_one: list[MaskFacts], only_255: list[MaskFacts]) -> Iterator[Problem]:
@@ -56,12 +56,12 @@ def _mixed(with_one: list[MaskFacts], only_255: list[MaskFacts]) -> Iterator[Pro
     top = 255 if few is only_255 else 1
     for mask in few:
         held = " and ".join(map(str, sorted(mask.counts)))
-        found = f"values {held}, while {many[0].path.name} has 0 and {256 - top}"
+        found = f"values {held}, while {many[0].label.name} has 0 and {256 - top}"
         rule = "All masks of a set use one encoding: 0/1 (255 is 'ignore') or 0/255."
         fix = f"Save all masks with the same values: here {256 - top} for foreground in place of {top}."
         if top == 255:
             fix += " If 255 means 'ignore' here, nothing is labelled that can be learnt: remove the pair."
-        yield Problem("error", "mixed-encoding", str(mask.path), found, rule, fix)
+        yield Problem("error", "mixed-encoding", str(mask.label), found, rule, fix)
 
 
 def _not_binary(masks: list[MaskFacts], values: set[int], names: tuple[str, ...] | None) -> Iterator[Problem]:
@@ -82,7 +82,7 @@ def _not_binary(masks: list[MaskFacts], values: set[int], names: tuple[str, ...]
             yield _soft(mask)
             continue
         found = f"values {_pixels(odd)}; together the masks hold the values {listed}"
-        yield Problem("error", "unknown-ids", str(mask.path), found, rule, fix)
+        yield Problem("error", "unknown-ids", str(mask.label), found, rule, fix)
 
 
 def _first_name(values: set[int], names: tuple[str, ...]) -> str:
@@ -118,7 +118,7 @@ def _soft(mask: MaskFacts) -> Problem:
         "Save it without smoothing, scaled with 'nearest'; or threshold it at 128 to 0 and 255 "
         "(docs/rearrange.md has the command)."
     )
-    return Problem("error", "soft-mask", str(mask.path), found, rule, fix)
+    return Problem("error", "soft-mask", str(mask.label), found, rule, fix)
 
 
 def _pixels(counts: dict[int, int]) -> str:
@@ -153,10 +153,10 @@ def _check_ids(mask: MaskFacts, names: tuple[str, ...]) -> Iterator[Problem]:
         fix = f"Correct the mask, or add the classes to classes.txt.{_first_name(set(unknown), names)}"
         if len(unknown) > _MANY:
             fix += " If the numbers count objects (instances), save the class of each object instead."
-        yield Problem("error", "unknown-ids", str(mask.path), found, rule, fix)
+        yield Problem("error", "unknown-ids", str(mask.label), found, rule, fix)
     if set(mask.counts) == {IGNORE}:
         rule = "Nothing can be learnt from it."
-        yield Problem("warning", "all-ignored", str(mask.path), "all pixels are 255", rule, "Remove it.")
+        yield Problem("warning", "all-ignored", str(mask.label), "all pixels are 255", rule, "Remove it.")
 
 
 def _share(
@@ -164,7 +164,7 @@ def _share(
 ) -> Iterator[Problem]:
     for mask in some:
         found = f"one of {len(some)} of {len(masks)} masks ({100 * len(some) / len(masks):.0f} %) that {what}"
-        yield Problem("warning", code, str(mask.path), found, rule, fix)
+        yield Problem("warning", code, str(mask.label), found, rule, fix)
 
 
 def check_training(dataset: DataSet, counts: Mapping[Label, dict[int, int]]) -> Iterator[Problem]:

@@ -46,7 +46,7 @@ class ImageFacts:
 class MaskFacts:
     """What is known of a mask."""
 
-    path: Label
+    label: Label
     size: tuple[int, int] | None
     counts: dict[int, int] = field(default_factory=dict)  # value -> pixels
     digest: str = ""
@@ -154,7 +154,7 @@ def scan_all(
         try:
             image_facts = pool.map(_then(scan_image, advance), paths)
             mask_facts = pool.map(_then(scan_mask, advance), labels)
-            return {f.path: f for f in image_facts}, {f.path: f for f in mask_facts}
+            return {f.path: f for f in image_facts}, {f.label: f for f in mask_facts}
         finally:
             pool.shutdown(cancel_futures=True)  # else Ctrl-C waits for all files
 
