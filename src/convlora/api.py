@@ -26,7 +26,7 @@ from convlora.inference.tiles import choose_tiles
 from convlora.merging import merge_run
 from convlora.settings import check_kind
 from convlora.training.fit import fit
-from convlora.training.run_folder import record_of, run_folder_is_free
+from convlora.training.run_folder import check_run_folder_is_free, record_of
 
 
 def check(
@@ -121,7 +121,7 @@ def train(
         check_same(config, load_config(record), config.out)
     else:
         config = make_config(asked)
-        run_folder_is_free(config.out, config.data)
+        check_run_folder_is_free(config.out, config.data)
     return fit(config, resume)
 
 

@@ -71,7 +71,7 @@ def train(
     from convlora.cli.combine import combine
     from convlora.config import check_same, load_config
     from convlora.training.fit import fit
-    from convlora.training.run_folder import record_of, run_folder_is_free
+    from convlora.training.run_folder import check_run_folder_is_free, record_of
 
     if resume and config is not None:
         raise ConfigError(
@@ -107,7 +107,7 @@ def train(
     if record is not None:
         check_same(chosen, load_config(record), out)
     else:
-        run_folder_is_free(out, data)
+        check_run_folder_is_free(out, data)
         for note in asked.notes:
             print(note, file=sys.stderr if as_json else sys.stdout)
     if dry_run:

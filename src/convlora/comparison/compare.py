@@ -27,7 +27,7 @@ from convlora.presets import preset_method
 from convlora.training.lock import locked
 from convlora.training.notes import made_splits, thin_areas
 from convlora.training.plan import make_plan
-from convlora.training.run_folder import run_folder_is_free
+from convlora.training.run_folder import check_run_folder_is_free
 from convlora.training.validation import check_metric
 
 RUNS, TUNED = "runs", "learning_rates.json"
@@ -63,7 +63,7 @@ def compare(
     """
     refuse_launcher("compare")  # its runs would hear of the launcher too, and wait for each other
     check_matplotlib("convlora compare", "compare")
-    run_folder_is_free(config.out, config.data)
+    check_run_folder_is_free(config.out, config.data)
     entries = [parse_methods(label)[0] for label in settings.methods]
     dataset = _check_data(config, settings, say)
     labels = {entry.label for entry in entries}

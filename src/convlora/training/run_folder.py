@@ -26,7 +26,7 @@ def record_of(out: Path) -> Path:
     return record
 
 
-def run_folder_is_free(out: Path, data: Path | None = None) -> None:
+def check_run_folder_is_free(out: Path, data: Path | None = None) -> None:
     """Refuse a run folder where something would be lost, before any work.
 
     Args:
