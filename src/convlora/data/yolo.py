@@ -31,6 +31,14 @@ BAD_LINE = "label-line"  # code of a bad line met by `read`; `read_yolo` has tol
 
 
 @dataclass(frozen=True)
+class _Fault:
+    """What is wrong with a line."""
+
+    found: str
+    is_box: bool = False  # class and four numbers
+
+
+@dataclass(frozen=True)
 class YoloLabel(Label):
     """The polygons of one image, painted when they are read; without a file, nothing is labelled.
 
@@ -58,11 +66,10 @@ class YoloLabel(Label):
         shapes = []
         for line, text in _lines(self.file):
             parsed = _parse(text, self.classes)
-            if isinstance(parsed, tuple):
-                value, points = parsed
-                shapes.append(Shape(value, (points * (width, height),)))
-            else:
-                raise FileError.about(self.file, f"line {line}: {parsed}", _RULE, BAD_LINE)
+            if isinstance(parsed, _Fault):
+                raise FileError.about(self.file, f"line {line}: {parsed.found}", _RULE, BAD_LINE)
+            value, points = parsed
+            shapes.append(Shape(value, (points * (width, height),)))
         return paint(in_order(shapes, IGNORE), (height, width))
 
 
@@ -216,7 +223,7 @@ def _lines(file: Path) -> list[tuple[int, str]]:
     return [(i, line.strip()) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
-def _parse(text: str, classes: int) -> tuple[int, np.ndarray] | str:
+def _parse(text: str, classes: int) -> tuple[int, np.ndarray] | _Fault:
     """Class id and (N, 2) points from 0 to 1, or what is wrong with the line."""
     words = text.split()
     numbers = []
@@ -224,20 +231,20 @@ def _parse(text: str, classes: int) -> tuple[int, np.ndarray] | str:
         try:
             numbers.append(float(word))
         except ValueError:
-            return f"'{word}' is no number"
+            return _Fault(f"'{word}' is no number")
     if not re.fullmatch(r"\d+", words[0]):
-        return f"the class is '{words[0]}', which is no whole number"
+        return _Fault(f"the class is '{words[0]}', which is no whole number")
     if len(words[0]) > 9 or int(words[0]) >= classes:
-        return f"the class is {words[0][:20]}, but data.yaml names 0 to {classes - 1}"
+        return _Fault(f"the class is {words[0][:20]}, but data.yaml names 0 to {classes - 1}")
     if len(numbers) % 2:
-        return f"{len(numbers)} coordinates, which is an odd number"
+        return _Fault(f"{len(numbers)} coordinates, which is an odd number")
     if len(numbers) == 4:
-        return "class and four numbers are a box; boxes are not masks"
+        return _Fault("class and four numbers are a box; boxes are not masks", is_box=True)
     if len(numbers) < 6:
-        return f"{len(numbers) // 2} points; a polygon has three or more"
+        return _Fault(f"{len(numbers) // 2} points; a polygon has three or more")
     outside = [n for n in numbers if not -_SLACK <= n <= 1 + _SLACK or math.isnan(n)]
     if outside:
-        return f"the coordinate {outside[0]:g} is not between 0 and 1"
+        return _Fault(f"the coordinate {outside[0]:g} is not between 0 and 1")
     return int(words[0]) + 1, np.array(numbers).clip(0, 1).reshape(-1, 2)
 
 
@@ -278,11 +285,11 @@ def _check_file(file: Path, names: Sequence[str]) -> Iterator[Problem]:
         return  # the scan of all labels tells it
     for line, text in lines:
         parsed = _parse(text, len(names))
-        if isinstance(parsed, str) and "a box" in parsed:
+        if isinstance(parsed, _Fault) and parsed.is_box:
             boxes.append(line)
-        elif isinstance(parsed, str):
-            yield error("bad-label", f"{file}, line {line}", parsed, _RULE, fix)
-        elif isinstance(parsed, tuple) and polygon_area(parsed[1]) == 0:
+        elif isinstance(parsed, _Fault):
+            yield error("bad-label", f"{file}, line {line}", parsed.found, _RULE, fix)
+        elif polygon_area(parsed[1]) == 0:
             flat.append(f"line {line}")
     if flat:
         yield no_area(file, flat)
