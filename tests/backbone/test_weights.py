@@ -78,6 +78,15 @@ def test_half_precision_files_load_as_fp32(theirs, tmp_path, dtype):
     assert all(torch.equal(loaded[name], t.to(dtype).float()) for name, t in sam.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_weights_that_cannot_be_written(tmp_path, name):
+    (tmp_path / name).mkdir()  # in the way of the file
+    told = re.escape(f"{tmp_path} cannot be written: [Errno ") + ".* What was there before is kept; make room"
+    with pytest.raises(WeightsError, match=told):
+        save_sam(random_sam(SPEC), tmp_path)
+    assert not [file for file in tmp_path.iterdir() if file.name.endswith("part")]
+
+
 @pytest.mark.parametrize("spec", [SPEC, *BACKBONES.values()])
 def test_numbers_survive_config_json(spec, tmp_path):
     config = json.loads(json.dumps(spec_to_config(spec)))

@@ -17,8 +17,8 @@ from convlora.backbone.meta_file import read_meta
 from convlora.backbone.presets import BACKBONES, SamSpec
 from convlora.backbone.sam import Sam
 from convlora.backbone.spec_io import check_spec, spec_from_config, spec_from_tensors, spec_to_config
-from convlora.errors import WeightsError
-from convlora.output import to_disk, write_text
+from convlora.errors import DataError, WeightsError
+from convlora.output import write_text, write_whole
 from convlora.settings import expand_user
 from convlora.weight_files import fetch, first_line, read_json, read_tensors
 
@@ -88,17 +88,13 @@ def save_sam(sam: Sam, folder: Path, dtype: torch.dtype = torch.float32) -> None
         to_transformers(name, depth): tensor.detach().to("cpu", dtype).contiguous()
         for name, tensor in sam.state_dict().items()
     }
-    part = folder / f"{_TENSORS}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata={"format": "pt"})
-        to_disk(part)
-        part.replace(folder / _TENSORS)
+        write_whole(folder / _TENSORS, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
         write_text(folder / _CONFIG, json.dumps(spec_to_config(sam.spec), indent=2) + "\n")
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+    except (DataError, SafetensorError) as error:
+        reason = error.__cause__ or error  # of a DataError: what the system said
         raise WeightsError(
-            f"{folder} cannot be written: {error}. What was there before is kept; make room, or save "
+            f"{folder} cannot be written: {reason}. What was there before is kept; make room, or save "
             "elsewhere."
         ) from error
 
