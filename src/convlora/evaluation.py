@@ -276,10 +276,7 @@ def _check_pictures(pairs: list[Pair], dataset: DataSet, pictures: Path, overwri
     if files[-1] in files[:-1]:
         raise ConfigError(f"--overlay writes {_OVERVIEW}, and so is an image called. Rename the image.")
     inputs = [
-        file
-        for found in dataset.splits.values()
-        for pair in found
-        for file in (pair.image, Path(str(pair.mask)))
+        file for found in dataset.splits.values() for pair in found for file in (pair.image, pair.mask.path)
     ]
     check_not_inputs(files, inputs, "--overlay")
     if not overwrite:
