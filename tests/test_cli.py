@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+COMMANDS = (
+    *("check", "convert", "train", "evaluate", "predict", "compare", "analyze"),
+    *("methods", "backbones", "info", "merge", "pretrain", "sample"),
+)
 TRAIN = ["--max-steps", "3", "--set", "eval_every=2", "--image-size", "64", "--set", "previews=1"]
 
 
@@ -49,17 +53,7 @@ def test_help_and_version_load_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in (
-        "check",
-        "convert",
-        "train",
-        "evaluate",
-        "predict",
-        "methods",
-        "backbones",
-        "info",
-        "sample",
-    ):
+    for command in COMMANDS:
         assert f"  {command} " in done.stdout
     version = subprocess.run(
         [
@@ -74,14 +68,12 @@ def test_help_and_version_load_no_torch():
     assert version.stdout.startswith("convlora ")
 
 
-@pytest.mark.parametrize(
-    "name", ["check", "convert", "train", "evaluate", "predict", "methods", "info", "pretrain"]
-)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(run, name):
     code, out, _ = run(name, "--help")
     assert code == 0
     assert "Usage" in out
-    assert ("--set KEY=VALUE" in out) == (name == "train")
+    assert ("--set KEY=VALUE" in out) == (name in {"train", "compare"})
 
 
 def test_run_folder(trained):

@@ -43,9 +43,8 @@ def test_a_whole_comparison(call, in_process, tmp_path, binary_data):
     assert row["scores"]["mean_iou"]["n"] == 2
     assert row["differences"]["mean_iou"]["low"] < row["differences"]["mean_iou"]["high"]
     assert content["rows"][0]["differences"]["mean_iou"] is None
-    assert (
-        0 < row["trained_parameters"] < content["rows"][0]["trained_parameters"] < row["all_parameters"] * 2
-    )
+    assert 0 < row["trained_parameters"] < content["rows"][0]["trained_parameters"]
+    assert all(each["trained_parameters"] < each["all_parameters"] for each in content["rows"])
     assert row["peak_memory_mib"] > 50
     assert row["adapter_bytes"] > 4 * row["trained_parameters"]
     assert row["step_seconds"] > 0
@@ -54,7 +53,7 @@ def test_a_whole_comparison(call, in_process, tmp_path, binary_data):
     assert [r["train_images"] for r in rows] == ["3"] * 6 + ["all"] * 6
     first = content["runs"][0]
     assert float(rows[0]["mean_iou"]) == first["scores"]["mean_iou"]
-    # and sees them changed in the same way
+    # each method sees its images changed in the same way
     for name in ("lora-n3-seed1", "decoder-only-n3-seed1"):
         assert "augment: flip" in (out / "runs" / name / "run" / "config.yaml").read_text()
     markdown = (out / "results.md").read_text()
@@ -65,7 +64,7 @@ def test_a_whole_comparison(call, in_process, tmp_path, binary_data):
         assert read_image(out / name).shape[1] > 500
     split = json.loads((out / "runs" / "lora-n3-seed1" / "run" / "split.json").read_text())
     assert (len(split["train"]), len(split["unused"])) == (3, 5)
-    # each method sees the same images
+    # and the same images
     others = json.loads((out / "runs" / "decoder-only-n3-seed1" / "run" / "split.json").read_text())
     assert others == split
 

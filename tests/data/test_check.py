@@ -182,7 +182,7 @@ def test_turned_photograph(data):
     path = data / "train" / "images" / "train_00.png"
     Image.open(path).save(path, exif=exif)
     with pytest.raises(DataError, match="One is turned: apply the photograph's EXIF orientation"):
-        check_dataset(data).raise_if_errors().raise_if_errors()
+        check_dataset(data).raise_if_errors()
 
 
 def test_ids_outside_named_classes(three):
@@ -200,7 +200,7 @@ def test_two_named_classes_but_more_values(data):
     (data / "classes.txt").write_text("sea\nland\n")
     _unknown_ids(data)
     with pytest.raises(DataError, match=r"There are two classes \(sea, land\)"):
-        check_dataset(data).raise_if_errors().raise_if_errors()
+        check_dataset(data).raise_if_errors()
 
 
 @pytest.mark.parametrize("values", [(0, 255), (0, 1), (0, 1, 255)])

@@ -211,7 +211,7 @@ def test_bad_annotations_are_named_by_id(data, change, code, message):
     with pytest.raises(
         DataError, match=rf"(?s)\[{code}\] .*_annotations.coco.json, annotation 100: .*{message}"
     ):
-        check_dataset(data).raise_if_errors().raise_if_errors()
+        check_dataset(data).raise_if_errors()
 
 
 def test_boxes_are_not_masks(data):

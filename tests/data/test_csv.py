@@ -179,7 +179,7 @@ def test_bad_rows_are_named_by_line(data, row, code, message):
     (data / "truth" / "new.png").write_bytes((data / "truth" / "train0_mask.png").read_bytes())
     edit(data, lambda text: text + row + "\n")
     with pytest.raises(DataError, match=rf"(?s)has 1 error:.*\[{code}\] .*data.csv, line 11: .*{message}"):
-        check_dataset(data).raise_if_errors().raise_if_errors()
+        check_dataset(data).raise_if_errors()
 
 
 def test_all_bad_rows_in_one_run(data):

@@ -82,14 +82,14 @@ def test_three_classes_in_0_and_255(data):
     (data / "classes.txt").write_text("a\nb\nc\n")
     change_masks(data, lambda ids: ids * 255)
     with pytest.raises(DataError, match=r"nothing-to-learn.*hold only 'a'.*255 is read as 'ignore'"):
-        check_dataset(data).raise_if_errors().raise_if_errors()
+        check_dataset(data).raise_if_errors()
 
 
 def test_all_ignored(data):
     change_masks(data, lambda ids: np.full_like(ids, 255))
     (data / "classes.txt").write_text("a\nb\nc\n")
     with pytest.raises(DataError, match="the training masks are all 'ignore'"):
-        check_dataset(data).raise_if_errors().raise_if_errors()
+        check_dataset(data).raise_if_errors()
 
 
 def test_a_test_split_alone_may_hold_one_class(data):
@@ -176,7 +176,7 @@ def test_copies_in_splits_that_are_made_here(tmp_path):
     source, copy = splits["train"][0].image, splits["test"][0].image
     copy.write_bytes(source.read_bytes())
     with pytest.raises(DataError, match=rf"same-image\] .*{copy.name}.* in test, the same picture as"):
-        check_dataset(tmp_path).raise_if_errors().raise_if_errors()
+        check_dataset(tmp_path).raise_if_errors()
 
 
 @pytest.mark.parametrize(("wanted", "severity"), [(("train", "val"), "warning"), (("test",), "error")])

@@ -130,7 +130,7 @@ def test_jpeg_masks_are_told_apart(data):
     with pytest.raises(
         DataError, match=r"(?s)colours that .* does not name.*JPEG changes colours: save the mask"
     ):
-        check_dataset(data).raise_if_errors().raise_if_errors()
+        check_dataset(data).raise_if_errors()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
@@ -192,7 +192,7 @@ def test_the_draft_of_a_table_names_the_table(tmp_path):
     data = write_table(tmp_path)
     Image.fromarray(COLOURS[np.eye(20, 30, dtype=int)]).save(data / "truth" / "train0_mask.png")
     with pytest.raises(DataError, match=r"(?s)into .*/palette.txt with.*Then: convlora check .*/data.csv"):
-        check_dataset(data / "data.csv").raise_if_errors().raise_if_errors()
+        check_dataset(data / "data.csv").raise_if_errors()
 
 
 def test_a_draft_ends_somewhere(tmp_path):

@@ -79,7 +79,7 @@ def test_images_that_are_gone(data, record):
     assert stems(report.dataset)["test"] == list(record.splits["test"])[1:]
     remove(data, *record.splits["test"])
     with pytest.raises(DataError, match="the split 'test' is empty"):
-        check_dataset(data, splits=("test",), record=record).raise_if_errors().raise_if_errors()
+        check_dataset(data, splits=("test",), record=record).raise_if_errors()
 
 
 def test_renamed_images_keep_their_split(data, record):

@@ -115,7 +115,7 @@ def test_a_missing_or_empty_file_is_an_empty_mask(data):
 def test_no_label_file_at_all(data):
     shutil.rmtree(data / "train" / "labels")
     with pytest.raises(DataError, match=r"none of the 3 images has a label file.*folder 'labels'"):
-        check_dataset(data).raise_if_errors().raise_if_errors()
+        check_dataset(data).raise_if_errors()
 
 
 POLYGON = "0 0.1 0.1 0.5 0.1 0.5 0.5"
@@ -163,7 +163,7 @@ def test_rounded_coordinates_at_the_border(data):
 def test_labels_that_are_no_text(data):
     label(data).write_bytes(b"0 \xff\xfe")
     with pytest.raises(DataError, match=r"train0.txt: is not UTF-8 text"):
-        check_dataset(data).raise_if_errors().raise_if_errors()
+        check_dataset(data).raise_if_errors()
 
 
 @pytest.mark.parametrize(
