@@ -28,7 +28,7 @@ def print_scores(scores: dict[str, Any]) -> None:
     """Print the scores of an evaluation: classes as rows, then the means."""
     table = Table(title=f"{scores['split']}: {scores['n_images']} images, native resolution")
     table.add_column("class", no_wrap=True)
-    for title in ("Dice", "IoU", "precision", "recall", "Dice, image mean", "IoU, image mean"):
+    for title in ("Dice", "IoU", "precision", "recall", "Dice\nby image", "IoU\nby image"):
         table.add_column(title, justify="right", no_wrap=True)
     prefixes = ("dice/", "iou/", "precision/", "recall/", "image_dice/", "image_iou/")
     names = [key.removeprefix("dice/") for key in scores if key.startswith("dice/")]
@@ -37,7 +37,7 @@ def print_scores(scores: dict[str, Any]) -> None:
     table.add_section()
     means = ("mean_dice_foreground", "mean_iou_foreground")
     table.add_row(
-        "mean of foreground",
+        "foreground mean",
         *(_number(scores.get(key)) for key in means),
         *("", ""),
         *(_number(scores.get(f"image_{key}")) for key in means),
