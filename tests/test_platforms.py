@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def a_run(data, backbone, out, **values):
 @pytest.fixture
 def windows(monkeypatch):
     monkeypatch.setattr(output.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(os, "name", "nt")
+    monkeypatch.setattr(output, "os", SimpleNamespace(name="nt"))  # the real one is pytest's too
 
 
 def refused(times, real):
@@ -90,7 +91,7 @@ def test_elsewhere_nobody_waits(tmp_path, monkeypatch):
 def test_commands_are_quoted_for_the_shell(monkeypatch):
     words = ["convlora", "train", r"C:\my data"]
     assert settings.as_typed(words) == r"convlora train 'C:\my data'"
-    monkeypatch.setattr(os, "name", "nt")
+    monkeypatch.setattr(settings, "os", SimpleNamespace(name="nt"))
     assert settings.as_typed(words) == r'convlora train "C:\my data"'
 
 
