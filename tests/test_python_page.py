@@ -78,6 +78,8 @@ def test_a_method(capsys):
     assert 0 <= float(capsys.readouterr().out.strip().splitlines()[-1]) <= 1
     trained = convlora.from_pretrained("runs/last").encoder
     assert {key.split(".")[0] + key.split(".")[1] for key, p in trained.named_parameters() if p.requires_grad}
+    with pytest.raises(ConfigError, match="last-blocks: count must be an integer of at least 1, got 0"):
+        convlora.train("DATA", "runs/none", method={"name": "last-blocks", "count": 0})
     with pytest.raises(ConfigError, match="'last-blocks' is registered in this process alone, but every run"):
         convlora.compare("DATA", "comparison", "lora,last-blocks", max_steps=1)
     base._METHODS.pop("last-blocks")

@@ -139,8 +139,6 @@ def evaluate_run(
     if pictures is not None:
         overview = stack_rows(rows)
         write_whole(pictures / _OVERVIEW, lambda part: overview.save(part, format="PNG"))
-    if per_image is not None:
-        table.write(per_image)
     made = {
         "split": split,
         "data": str(data.absolute()),
@@ -151,6 +149,8 @@ def evaluate_run(
     if tiles is not None:
         scores |= {"tile": tiles.side, "tile_overlap": tiles.overlap}
     _record(scores, Path(run) / run_files.SCORES, json_file, warn)
+    if per_image is not None:  # after the scores, which a full disk here must not cost
+        table.write(per_image)
     if tell is not None and (worst := table.worst()):
         tell("lowest mean Dice: " + ", ".join(f"{name} {value:.4f}" for name, value in worst))
     return scores

@@ -162,7 +162,8 @@ def evaluate(
         tell=told.append,
     )
     print_scores(scores)
-    print("".join(told))
+    for line in told:
+        print(line)
 
 
 def predict(

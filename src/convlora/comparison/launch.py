@@ -84,7 +84,8 @@ def run_task(task: Task) -> dict[str, Any]:
 
 def _call(command: Sequence[str], log: IO[bytes]) -> int:
     """Exit code of a child; it hears Ctrl-C as well, and is given the time to save."""
-    utf8 = {**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"}  # names of classes, and on Windows
+    # the code page of Windows may lack what the names of classes hold
+    utf8 = {**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"}
     with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=utf8) as child:
         try:
             return child.wait()

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_TOGETHER = (
-    2.0  # seconds: a launcher passes on what the terminal or the cluster sent to all processes already
-)
+#: Seconds in which signals are one: a launcher passes on what a terminal or a cluster sent to all already.
+_TOGETHER = 2.0
 
 
 @contextlib.contextmanager
