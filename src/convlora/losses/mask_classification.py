@@ -93,8 +93,8 @@ def mask_classification_loss(
 
     Differs from the official Conv-LoRA code, which calls the Mask2Former loss of transformers: the weights
     are applied; and label 255 is neither a class nor part of any point, where theirs fails on it. A point is
-    left out if any of the labels that it interpolates is 255. An image without labels has nothing to match:
-    all its queries learn 'no object'.
+    left out if any of the labels that it interpolates is 255. An image of nothing but 255 has no part in any
+    of the losses: it does not say that there is no object.
 
     Args:
         mask_logits: (B, Q, h, w).
@@ -117,7 +117,7 @@ def mask_classification_loss(
     target = target.long()
     present = _present_classes(target, class_logits.shape[2] - 1, num_queries=mask_logits.shape[1])
     matches = _match(mask_logits, class_logits, target, present, costs, sampling)
-    class_ = _class_loss(class_logits, matches, weights.no_object)
+    class_ = _class_loss(class_logits, matches, present.any(dim=1), weights.no_object)
     mask, dice = _mask_losses(mask_logits, target, matches, sampling)
     total = weights.class_ * class_ + weights.mask * mask + weights.dice * dice
     return MaskClassificationLoss(total, class_, mask, dice)
@@ -191,16 +191,18 @@ def _present_classes(target: Tensor, num_classes: int, num_queries: int) -> Tens
 # --- parts of the loss ---
 
 
-def _class_loss(class_logits: Tensor, matches: Matches, no_object: float) -> Tensor:
-    """Cross entropy over all queries, weighted mean; 'no object' weighs `no_object`, a class 1."""
+def _class_loss(class_logits: Tensor, matches: Matches, known: Tensor, no_object: float) -> Tensor:
+    """Cross entropy over the queries of `known` (B,) images, weighted mean; a class weighs 1."""
     num_classes = class_logits.shape[2] - 1
     labels = torch.full(class_logits.shape[:2], num_classes, device=class_logits.device)
     labels[matches.image, matches.query] = matches.label
     weights = class_logits.new_ones(num_classes + 1)
     weights[-1] = no_object
-    total = F.cross_entropy(class_logits.flatten(0, 1), labels.flatten(), weights, reduction="sum")
+    known = known.to(class_logits.device)
+    logits, labels = class_logits[known].flatten(0, 1), labels[known].flatten()
+    total = F.cross_entropy(logits, labels, weights, reduction="sum")
     weight = weights[labels].sum()
-    return total / torch.where(weight > 0, weight, 1)  # no match and no_object 0: 0 / 1
+    return total / torch.where(weight > 0, weight, 1)  # nothing known, or no match and no_object 0: 0 / 1
 
 
 def _mask_losses(
