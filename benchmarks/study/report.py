@@ -8,12 +8,15 @@
 import argparse
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import yaml
-from claims import OFFICIAL, SECTIONS, Found
-from tables import BY_IMAGE, SETS, dice, rows, table
-from verdicts import RULE, load
+from choices import OFFICIAL, SECTIONS
+from comparisons import BY_IMAGE, SETS, Found, load
+from summary import consistency, in_short, multiplicity, noise, unfinished
+from tables import claim_table, dice, rows, table
+from verdicts import RULE
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent.parent / "docs" / "results.md"
@@ -23,30 +26,66 @@ START, END = "<!-- made by benchmarks/study/report.py -->\n", "<!-- end -->\n"
 
 def page(found: Found, plan: dict) -> Iterator[str]:
     """Lines of docs/results.md."""
+    made = {title: list(claims(found)) for title, (_, claims) in SECTIONS.items()}
     yield "# Results"
     yield ""
     yield (
         "Made by `python benchmarks/study/report.py` from `benchmarks/study/results/`; do not edit. "
-        "The runs: `benchmarks/study/plan.yaml`, `python benchmarks/study/run.py DATA`."
+        "The runs: `benchmarks/study/plan.yaml`, `python benchmarks/study/run.py DATA`. What was learnt on "
+        "the way, failures too: [log](log.md)."
     )
+    yield ""
+    yield "## In short"
+    yield ""
+    yield from in_short(found)
+    yield from consistency(found)
+    yield "## How to read it"
     yield ""
     yield from setting(found, plan)
+    yield f"{RULE} **Bold** intervals are clear of zero."
+    yield ""
     yield (
-        f"{RULE} Differences are in points of 100 of the mean Dice of the foreground classes, on test unless "
-        "it says otherwise, over paired seeds, with 95 % intervals; **bold** is clear of zero. That Dice "
-        "counts the pixels of all images together and decides; *by image* is the mean of each image's own, "
-        "which a few images with much foreground do not rule (it was looked at after the first runs)."
+        "Differences are in points of 100 of the mean Dice of the foreground classes, on test unless it says "
+        "otherwise. That Dice counts the pixels of all images together and decides; *by image* is the mean "
+        "of each image's own, which a few images with much foreground do not rule (it was looked at after "
+        "the first runs). `conv-lora` has the default preset's router, which was chosen on validation of "
+        "these sets, as its alpha was looked at; LoRA had no search but for learning rates. "
+        f"`{OFFICIAL}` is the paper's router."
     )
     yield ""
-    for title, (note, claims) in SECTIONS.items():
+    yield (
+        f"{sizes(found)} Intervals are over seeds of the training on these images: other images, or another "
+        f"split, could change the scores by more. {multiplicity(chain.from_iterable(made.values()))}"
+    )
+    yield ""
+    yield (
+        "The last column counts the pairs whose two runs were made on one kind of machine in one precision. "
+        "How much another one changes:"
+    )
+    yield ""
+    yield from noise(found)
+    for title, (note, _) in SECTIONS.items():
         yield f"## {title}"
         yield ""
         yield note
         yield ""
-        yield from (f"- {claim}" for claim in claims(found))
+        yield from claim_table(made[title])
         yield ""
+    yield "## What is planned and has not been run"
+    yield ""
+    yield from unfinished(found, plan)
     for (part, name), comparison in sorted(found.items(), key=lambda item: order(item[0], plan)):
         yield from table(comparison, part, name, plan)
+
+
+def sizes(found: Found) -> str:
+    """Images that scores are of."""
+    texts = []
+    for name in SETS:
+        for run in found["default", name].runs[:1] if ("default", name) in found else ():
+            test, val = (run["result"][key]["n_images"] for key in ("scores", "validation"))
+            texts.append(f"{test:.0f} and {val:.0f} of {name}")
+    return f"Images of test and validation: {'; '.join(texts)}." if texts else ""
 
 
 def order(key: tuple[str, str], plan: dict) -> tuple[int, int]:
@@ -62,11 +101,11 @@ def setting(found: Found, plan: dict) -> Iterator[str]:
         f"{common['batch_size']} images, best of the validation split; images stretched to the square, "
         "padded in the parts that are named so; parts `epochs` and `epochs-paper` train for 30 epochs, "
         "`full-random` from random weights; `size-384` and `size-512` have inputs of that size. Under each "
-        "table stand the seeds, machines, commits and commands of its runs. Its seconds and memory are those "
-        "of one machine, of those that its runs had the one with most methods, two runs at a time; `-`: no "
-        "run there. Pictures: `predictions.png` in each part's folder of `--work`; the licences of the sets "
-        "keep them out of this repository, so [those here](compare.md#what-comes-out) are of the "
-        "quickstart's sample."
+        "table stand the seeds, machines, commits and commands of its runs. Its seconds (median) and memory "
+        "(the largest) are those of one machine with as many runs at once, of those that its runs had the "
+        "one with most methods; `-`: no run there. Pictures: `predictions.png` in each part's folder of "
+        "`--work`; the licences of the sets keep them out of this repository, so "
+        "[those here](compare.md#what-comes-out) are of the quickstart's sample."
     )
     yield ""
     versions = {

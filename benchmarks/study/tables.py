@@ -1,16 +1,14 @@
 """Tables of docs/results.md: scores and costs of methods, and what tuning of the learning rate gave."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from verdicts import Comparison, machine, shown
+from comparisons import BY_IMAGE, METRIC, Comparison, machine
+from verdicts import Claim, Evidence, shown
 
 from convlora.comparison.entries import parse_methods
 from convlora.comparison.statistics import Spread
 
-SETS = ("nuclei", "cracks", "camvid")
-METRIC = "mean_dice_foreground"
-BY_IMAGE = "image_mean_dice_foreground"
 SHOWN = {METRIC: "Dice", BY_IMAGE: "Dice by image", "mean_iou": "mean IoU", "weighted_f": "weighted F"}
 HEAD = (
     "method",
@@ -22,6 +20,27 @@ HEAD = (
     "s/step",
     "peak MiB",
 )
+
+
+CLAIM_HEAD = ("claim", "verdict", "on", "Dice (95 % CI)", "by image", "seeds (on one machine)")
+
+
+def claim_table(claims: Iterable[Claim]) -> Iterator[str]:
+    """A line for what each set says of each claim."""
+    body = []
+    for claim in claims:
+        first = [claim.text, claim.verdict]
+        for row in claim.evidence or [None]:
+            body.append([*first, *said(row)])
+            first = ["", ""]
+    yield from rows(CLAIM_HEAD, body)
+
+
+def said(row: Evidence | None) -> list[str]:
+    if row is None:
+        return ["-"] * 4
+    alike = "" if row.alike is None else f" ({row.alike})"
+    return [row.name, shown(row.dice), shown(row.by_image), f"{row.dice.n}{alike}"]
 
 
 def table(comparison: Comparison, part: str, name: str, plan: dict) -> Iterator[str]:
@@ -63,6 +82,12 @@ def tuned(comparison: Comparison, labels: Sequence[str]) -> Iterator[str]:
         ],
     )
     yield ""
+    edge = [
+        m for m, tried in scores.items() if len(tried) > 1 and max(tried, key=tried.__getitem__) == rates[-1]
+    ]
+    if edge:
+        yield f"Best at the highest rate that is tried; a higher one may be better: {', '.join(edge)}."
+        yield ""
 
 
 def made(comparison: Comparison) -> Iterator[str]:

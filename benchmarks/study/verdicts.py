@@ -1,136 +1,139 @@
-"""What the kept runs say of a claim: paired differences, set by set, and a verdict by a fixed rule."""
+"""Claims: what each set says of one, as a paired difference over seeds, and a verdict by a fixed rule."""
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import NamedTuple, TypeVar
 
-from convlora.comparison.statistics import Difference, Spread, paired_difference, spread
+from comparisons import BY_IMAGE, METRIC, SETS, Found
+from scipy.stats import t as student_t
 
-RESULTS = Path(__file__).parent / "results"
+from convlora.comparison.statistics import Difference, paired_difference
+
+Value = TypeVar("Value")
+FEWEST = 3  # seeds; of two the interval is as often short by luck as it is long
 RULE = (
-    "Supported: the 95 % interval of the paired difference is clear of zero on the claim's side on at least "
-    "two sets, or on the only one that it is about, and clear on the other side on none. Not supported: "
-    "clear on the other side on at least one set, and on the claim's side on none. Else: not decidable here."
+    "A set speaks for a claim, or against it, where the 95 % interval of the paired difference of the pooled "
+    f"Dice, over at least {FEWEST} seeds, is clear of zero. *Supported*: at least two sets for it and none "
+    "against. *Not supported*: at least two against and none for. Where a claim is about one set, that one "
+    "is enough. Else: *not decidable here*. Claims that are judged otherwise say how."
 )
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Runs of one part on one set."""
+class Runs(NamedTuple):
+    """Of one method in one part of the plan."""
 
     part: str
+    method: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one set says.
+
+    Args:
+        name: of the set, or of what else is compared.
+        dice: difference of the score that decides; positive speaks for the claim.
+        by_image: of the mean over images.
+        alike: pairs whose runs were made on one kind of machine in one precision, if that is known.
+    """
+
     name: str
-    content: Mapping[str, Any]
+    dice: Difference
+    by_image: Difference | None = None
+    alike: int | None = None
 
-    @cached_property
-    def runs(self) -> list[dict[str, Any]]:
-        """Those that are reported, not those that chose a learning rate."""
-        return [run for run in self.content["runs"].values() if not run["tuning"]]
-
-    @cached_property
-    def tuning(self) -> dict[str, dict[float, float]]:
-        """Method -> learning rate -> mean Dice on validation, of the runs that chose a rate."""
-        found: dict[str, dict[float, float]] = {}
-        for run in self.content["runs"].values():
-            if run["tuning"]:
-                score = run["result"]["validation"]["mean_dice_foreground"]
-                found.setdefault(run["method"], {})[run["lr"]] = score
-        return found
-
-    @cached_property
-    def methods(self) -> list[str]:
-        """Labels, in the order of the plan where the comparison is whole."""
-        return list(dict.fromkeys(run["method"] for run in self.runs))
-
-    @cached_property
-    def sizes(self) -> list[int | None]:
-        """Numbers of training images, ascending; None is all."""
-        return sorted({run["train_images"] for run in self.runs}, key=lambda size: size or math.inf)
-
-    def scores(self, method: str, metric: str, size: int | None = None) -> dict[int, float]:
-        """Seed -> score."""
-        found = {}
-        for run in self.runs:
-            if (run["method"], run["train_images"]) == (method, size):
-                value = run["result"]["scores"].get(metric)
-                found[run["seed"]] = math.nan if value is None else value
-        return found
-
-    def spread(self, method: str, metric: str, size: int | None = None) -> Spread | None:
-        """Mean and deviation over seeds."""
-        return spread(list(self.scores(method, metric, size).values()))
-
-    def difference(
-        self, method: str, reference: str, metric: str, size: int | None = None
-    ) -> Difference | None:
-        """Of two methods, paired by seed."""
-        return paired_difference(self.scores(method, metric, size), self.scores(reference, metric, size))
-
-    @cached_property
-    def yardstick(self) -> str | None:
-        """Machine that most methods ran on, of those the one with most runs."""
-        ran = [(machine(run["made"]["machine"]), run["method"]) for run in self.runs]
-        names = sorted({name for name, _ in ran})
-        on = {name: [method for where, method in ran if where == name] for name in names}
-        return max(names, key=lambda name: (len(set(on[name])), len(on[name])), default=None)
-
-    def cost(self, method: str, key: str) -> float | None:
-        """Mean over runs of trained_parameters, step_seconds or peak_memory_mib.
-
-        Seconds and memory are those of the runs on one machine (`yardstick`), so that methods compare.
-        """
-        values = [
-            run["result"][key]
-            for run in self.runs
-            if run["method"] == method
-            and run["result"][key] is not None  # memory, of a run that was cut off before it was scored
-            and (key == "trained_parameters" or machine(run["made"]["machine"]) == self.yardstick)
-        ]
-        return fmean(values) if values else None
+    @property
+    def side(self) -> int:
+        """For the claim 1, against it -1, neither 0."""
+        return side(self.dice)
 
 
-def machine(of: Mapping[str, Any]) -> str:
-    """Processor, its vector instructions, and the precision that its runs took, where that was recorded."""
-    precision = of.get("precision of auto")
-    return f"{of['processor']}, {of['instructions']}" + (f", computes in {precision}" if precision else "")
+@dataclass(frozen=True)
+class Claim:
+    """A sentence, what the sets say of it, and what follows."""
+
+    text: str
+    evidence: Sequence[Evidence]
+    verdict: str
 
 
-def load(folder: Path = RESULTS) -> dict[tuple[str, str], Comparison]:
-    """All comparisons that hold a run, by part and set."""
-    found = {}
-    for file in sorted(folder.glob("*.json")):
-        part, _, name = file.stem.rpartition("-")
-        comparison = Comparison(part, name, json.loads(file.read_text()))
-        if comparison.content["runs"]:
-            found[part, name] = comparison
-    return found
+def apart(
+    found: Found,
+    ours: Runs,
+    theirs: Runs,
+    *,
+    size: int | None = None,
+    without: Collection[int] = (),
+    sets: Sequence[str] = SETS,
+    level: float = 0.95,
+) -> list[Evidence]:
+    """Differences of two methods, paired by seed, on each set that has runs of both.
+
+    Args:
+        found: all comparisons.
+        ours: what the claim speaks for.
+        theirs: what it is compared with.
+        size: training images; None is all.
+        without: seeds that are left out.
+        sets: that the claim is about.
+        level: of confidence.
+    """
+    evidence = []
+    for name in sets:
+        first, second = found.get((ours.part, name)), found.get((theirs.part, name))
+        if first is None or second is None:
+            continue
+        dice, by_image = (
+            paired_difference(
+                _less(first.scores(ours.method, metric, size), without),
+                _less(second.scores(theirs.method, metric, size), without),
+                level,
+            )
+            for metric in (METRIC, BY_IMAGE)
+        )
+        if dice is not None:
+            here = _less(first.machines(ours.method, size), without)
+            there = second.machines(theirs.method, size)
+            alike = sum(there.get(seed) == where for seed, where in here.items())
+            evidence.append(Evidence(name, dice, by_image, alike))
+    return evidence
 
 
-def verdict(differences: Sequence[Difference | None]) -> str:
-    """See `RULE`; a difference of each set, positive where it speaks for the claim."""
-    return judged([side(d) for d in differences])
+def claim(text: str, evidence: Sequence[Evidence], *, needed: int = 2) -> Claim:
+    """A claim that is judged by `RULE`, of which `needed` sets decide."""
+    return Claim(text, evidence, judged({e.name: e.side for e in evidence}, needed))
 
 
-def side(difference: Difference | None) -> int | None:
-    """1 where it is clear and positive, -1 where clear and negative, else 0; None where not measured."""
-    if difference is None:
-        return None
-    return (1 if difference.mean > 0 else -1) if difference.clear else 0
+def side(difference: Difference | None) -> int:
+    """1 where it is clear and positive, -1 where clear and negative, else 0."""
+    if difference is None or not difference.clear or difference.n < FEWEST:
+        return 0
+    return 1 if difference.mean > 0 else -1
 
 
-def judged(sides: Sequence[int | None]) -> str:
-    """Verdict from what each set says: for the claim 1, against it -1, neither 0, not measured None."""
-    known = [found for found in sides if found is not None]
-    if not known:
+def judged(sides: Mapping[str, int], needed: int = 2) -> str:
+    """Verdict from what each set says: for the claim 1, against it -1, neither 0."""
+    if not sides:
         return "not measured yet"
-    if known.count(1) >= min(2, len(sides)) and -1 not in known:
-        return "supported"
-    return "not supported" if -1 in known and 1 not in known else "not decidable here"
+    ahead, behind = ([name for name, found in sides.items() if found == way] for way in (1, -1))
+    if len(ahead) >= needed and not behind:
+        return "**supported**"
+    if len(behind) >= needed and not ahead:
+        return "**not supported**"
+    said = [f"{', '.join(names)} {way}" for names, way in ((ahead, "for"), (behind, "against")) if names]
+    return "**not decidable here**" + (f" ({'; '.join(said)} it)" if said else "")
+
+
+def chance(difference: Difference) -> float | None:
+    """Two-sided p of the paired t-test that the 95 % interval belongs to; None for one pair."""
+    if difference.low is None or difference.high is None:
+        return None
+    degrees = difference.n - 1
+    error = (difference.high - difference.low) / 2 / float(student_t.ppf(0.975, degrees))
+    if error == 0:
+        return 0.0
+    return 2 * float(student_t.sf(math.fabs(difference.mean) / error, degrees))
 
 
 def shown(difference: Difference | None) -> str:
@@ -138,6 +141,10 @@ def shown(difference: Difference | None) -> str:
     if difference is None:
         return "-"
     if difference.low is None or difference.high is None:
-        return f"{100 * difference.mean:+.1f} (one seed)"
-    text = f"{100 * difference.mean:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+        return f"{100 * difference.mean:+.2f} (one seed)"
+    text = f"{100 * difference.mean:+.2f} [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
     return f"**{text}**" if difference.clear else text
+
+
+def _less(scores: Mapping[int, Value], without: Collection[int]) -> dict[int, Value]:
+    return {seed: value for seed, value in scores.items() if seed not in without}
