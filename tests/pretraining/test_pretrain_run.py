@@ -1,5 +1,6 @@
 """Batches whose prompts ask for their masks, and a short run from scenes to a loadable backbone."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -132,6 +133,14 @@ def test_short_run_and_its_continuation(scenes, tmp_path, capsys):
     longer = PretrainConfig(**{**vars(config), "minutes": 0.08})
     pretrain(scenes, tmp_path, longer, SMALL)
     assert progress_of(tmp_path)["step"] > state["step"]
+
+
+def test_the_budget_is_in_seconds_of_the_clock_that_is_given(scenes, tmp_path):
+    """Each step looks at it twice, 20 s apart."""
+    config = PretrainConfig(minutes=2.0, prompts=2, small_size=32, small_batch=2, full_batch=2)
+    ticks = itertools.count(step=20.0)
+    pretrain(scenes, tmp_path, config, SMALL, clock=lambda: next(ticks))
+    assert (progress_of(tmp_path)["step"], progress_of(tmp_path)["seconds"]) == (6, 120.0)
 
 
 def test_a_run_with_a_teacher_goes_on_where_it_stopped(scenes, tmp_path, capsys):
