@@ -13,6 +13,7 @@ from rasterio.warp import transform_geom
 
 from convlora.data.images import read_pixels
 from convlora.data.labels import MaskFile
+from convlora.data.masks import save_mask
 from convlora.data.palette import read_palette
 
 PAGE = (Path(__file__).parent.parent / "docs" / "rearrange.md").read_text(encoding="utf-8")
@@ -67,6 +68,22 @@ def test_palettes():
         (("cell", "membrane"), {255: 0, 0: 1}),
         (("background", "road"), {0: 0, 255: 1, 128: 255}),
     ]
+
+
+def test_areas_without_data():
+    deep = np.arange(1, 81, dtype=np.uint16).reshape(1, 8, 10)
+    deep[:, 2:, :3] = 65535
+    write_map(Path("images/deep.tif"), deep)
+    rgba = np.full((4, 8, 10), 200, np.uint8)
+    rgba[3, :5] = 0
+    write_map(Path("images/rgba.tif"), rgba)
+    ids = np.arange(80, dtype=np.uint8).reshape(8, 10) % 3
+    for name in ("deep", "rgba"):
+        save_mask(Path(f"masks/{name}.png"), ids)
+    run("Areas without data")
+    for name, empty in (("deep", deep[0] == 65535), ("rgba", rgba[3] == 0)):
+        np.testing.assert_array_equal(MaskFile(Path(f"masks/{name}.png")).read(), np.where(empty, 255, ids))
+        assert empty.any() != empty.all()
 
 
 def test_three_of_four_bands():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convlora.data.check_formats import check_formats
+from convlora.data.check_maps import check_maps
 from convlora.data.check_pairs import check_pairing
 from convlora.data.labels import Label
 from convlora.data.layout import Folder, Pair, pair_by_stem
@@ -34,6 +35,7 @@ def check_files(scanned: Scanned) -> Iterator[Problem]:
     yield from _check_sizes(scanned)
     yield from _check_orientation(scanned)
     yield from check_formats(scanned.images, scanned.masks)
+    yield from check_maps(scanned.folders, scanned.images, scanned.masks)
     yield from _check_pictures(scanned)
     yield from _check_same_masks(scanned)
 

@@ -3,7 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from convlora.data.tiff import dropped_bands, holds_numbers
+from convlora.data.map_tags import no_data_value, without_data
+from convlora.data.tiff import dropped_bands, holds_numbers, true_type, white_is_zero
 
 UPPER_BITS = "upper bits"
 #: What is said of parts of an image that are not read, by the code of `check`: found, rule and fix.
@@ -22,7 +23,8 @@ NOT_READ = {
         "an alpha channel that varies, and is not read",
         "Of an image grey, or red, green and blue are read, under transparent pixels too.",
         "If it is a band (some programs mark near infrared so) that tells more, save it in place of one that "
-        "is read; if transparent pixels hold no picture, fill them.",
+        "is read; if transparent pixels hold no picture, give them 'ignore' (255) in the mask "
+        "(docs/rearrange.md has the program), or fill them.",
     ),
 }
 _CHANNELS = 2, 4, 6  # colour types of PNG with several channels
@@ -76,3 +78,31 @@ def depth(image: Image.Image, content: bytes) -> str:
         return UPPER_BITS
     bits = getattr(image, "tag_v2", {}).get(258, ()) if image.format == "TIFF" else ()
     return UPPER_BITS if isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8 else ""
+
+
+def count_gaps(image: Image.Image) -> tuple[int, int]:
+    """Pixels that hold what the file declares as 'no data', and others that are NaN or infinite.
+
+    Where no pixel is a finite number, all are among the latter too. Of 16-bit colour, which Pillow reads in
+    8, nothing is said.
+    """
+    empty = _no_data_pixels(image)
+    odd = 0
+    if image.mode.startswith("F"):
+        lost = ~np.isfinite(np.asarray(image))
+        odd = int(np.count_nonzero(lost))
+        if empty is not None and odd < lost.size:
+            odd = int(np.count_nonzero(lost & ~empty))
+    return (0 if empty is None else int(np.count_nonzero(empty))), odd
+
+
+def _no_data_pixels(image: Image.Image) -> np.ndarray | None:
+    if no_data_value(image) is None or depth(image, b"") == UPPER_BITS:
+        return None
+    values = np.asarray(image)
+    if holds_numbers(image):
+        return without_data(true_type(values, image), image)
+    if white_is_zero(image):  # turned round by Pillow
+        return None
+    colours = 1 if image.mode in {"LA", "PA"} else 3
+    return without_data(values if values.ndim == 2 else values[..., :colours], image)

@@ -9,6 +9,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from convlora.data.map_tags import without_data
 from convlora.data.tiff import count_pages, holds_numbers, true_type, unread_type, white_is_zero
 from convlora.errors import DataError
 
@@ -120,8 +121,9 @@ def read_image(path: Path) -> np.ndarray:
 
     8-bit grey, RGB, RGBA (the alpha channel is dropped), palette (through its colours), CMYK and 1-bit are
     read as Pillow converts them. 16-bit and float grey are stretched between their 0.1 and 99.9 percentile,
-    because cameras rarely use the range of the type; NaN and infinite pixels become black, and count in no
-    percentile. Of 16-bit colour the upper 8 bits are read. EXIF orientation is applied.
+    because cameras rarely use the range of the type; NaN and infinite pixels, and those that hold what the
+    file declares as 'no data', become black, and count in no percentile. Of 16-bit colour the upper 8 bits
+    are read. EXIF orientation is applied.
 
     Returns:
         (H, W, 3) float32 in [0, 1].
@@ -147,7 +149,10 @@ def read_pixels(path: Path) -> np.ndarray:
 def pixels_of(image: Image.Image) -> np.ndarray:
     """`read_pixels` of a picture that is decoded already."""
     if holds_numbers(image):
-        grey = true_type(np.asarray(upright(image)), image).astype(np.float32)
+        values = true_type(np.asarray(upright(image)), image)
+        grey = values.astype(np.float32)
+        if (empty := without_data(values, image)) is not None:
+            grey[empty] = np.nan
         if white_is_zero(image):  # as a viewer shows it; 8 bits Pillow has turned round itself
             grey = -grey
         return np.repeat(_stretch(grey)[..., None], 3, axis=2)

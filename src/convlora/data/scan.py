@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from convlora.data.complaints import listening, of_file
-from convlora.data.formats import depth, lossy_format, varying_alpha
+from convlora.data.formats import count_gaps, depth, lossy_format, varying_alpha
 from convlora.data.images import FileError, displayed_size, open_image, orientation
 from convlora.data.labels import Label, MaskFile
 from convlora.data.progress import ShowProgress, no_progress
@@ -37,6 +37,7 @@ class ImageFacts:
     blank: bool = False  # whether all pixels have one colour
     deep: str = ""  # what is to be known of more than 8 bits: 'stretched', 'upper bits', or ''
     odd: int = 0  # pixels that are NaN or infinite
+    empty: int = 0  # pixels that hold what the file declares as 'no data'
     told: tuple[Warning, ...] = ()  # by the decoder
     dropped: int = 0  # bands that are not read, but for alpha
     alpha: tuple[int, int] | None = None  # smallest and largest, where it varies
@@ -73,7 +74,7 @@ def scan_image(path: Path) -> ImageFacts:
         blank = _is_flat(few) and _is_flat(_as_shown(image))
         sample = hashlib.sha256(f"{image.size} {few.mode}".encode() + few.tobytes()).hexdigest()
         size, turned = displayed_size(image), orientation(image)
-        odd = int(np.count_nonzero(~np.isfinite(np.asarray(image)))) if image.mode.startswith("F") else 0
+        empty, odd = count_gaps(image)
     return ImageFacts(
         path,
         size,
@@ -83,6 +84,7 @@ def scan_image(path: Path) -> ImageFacts:
         blank=blank,
         deep=depth(image, content),
         odd=odd,
+        empty=empty,
         told=tuple(told),
         dropped=dropped_bands(image),
         alpha=varying_alpha(image),

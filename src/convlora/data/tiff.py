@@ -1,7 +1,7 @@
 """TIFFs hold more kinds of numbers than other pictures: what their tags say, and what Pillow makes of it."""
 
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -72,12 +72,18 @@ def count_pages(file: IO[bytes]) -> int:
     return pages
 
 
+def tag_values(image: Image.Image, tag: int) -> tuple[Any, ...]:
+    """Values of a tag; other formats have none."""
+    value = getattr(image, "tag_v2", {}).get(tag, ())
+    return value if isinstance(value, tuple) else (value,)
+
+
 def dropped_bands(image: Image.Image) -> int:
     """Bands beside the colours that are no alpha channel, such as near infrared; Pillow leaves them out."""
     if image.format != "TIFF":
         return 0
     colours = _COLOURS.get(_first(image, _MEANING, 0), 1)
-    alpha = sum(kind in _ALPHA for kind in _all(image, _EXTRA))
+    alpha = sum(kind in _ALPHA for kind in tag_values(image, _EXTRA))
     return max(0, _first(image, _BANDS, 1) - colours - alpha)
 
 
@@ -122,14 +128,9 @@ def _is_int8(image: Image.Image) -> bool:
     return image.mode == "L" and image.format == "TIFF" and _first(image, _KIND, 1) == _SIGNED
 
 
-def _all(image: Image.Image, tag: int) -> tuple[int, ...]:
-    """Values of a tag; other formats have none."""
-    value = getattr(image, "tag_v2", {}).get(tag, ())
-    return value if isinstance(value, tuple) else (value,)
-
-
 def _first(image: Image.Image, tag: int, default: int) -> int:
-    return next(iter(_all(image, tag)), default)
+    value: int = next(iter(tag_values(image, tag)), default)
+    return value
 
 
 def _pad(values: int | tuple[int, ...]) -> tuple[int, ...]:
