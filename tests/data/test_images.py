@@ -72,7 +72,48 @@ def test_deep_grey_fills_the_range(tmp_path, kind):
 
 def test_constant_deep_grey_is_finite(tmp_path):
     Image.fromarray(np.full((4, 4), 700, np.uint16)).save(tmp_path / "a.png")
-    assert np.isfinite(read_image(tmp_path / "a.png")).all()
+    assert (read_image(tmp_path / "a.png") == 0).all()
+
+
+def before(values):
+    """The stretch as it was when the first results were made."""
+    grey = values.astype(np.float32)
+    low, high = np.percentile(grey, (0.1, 99.9))
+    return np.clip((grey - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int32", "float32", "spots", "spots in float"])
+def test_ordinary_images_are_read_as_ever(tmp_path, kind):
+    values = np.random.default_rng(0).normal(3000, 700, (60, 70)).clip(0)
+    if kind.startswith("spots"):  # nearly all pixels are the same
+        values = np.full((60, 70), 100.0)
+        values[5, 5:8] = 100.5, 300, 4000
+    values = values.astype({"spots": "uint16", "spots in float": "float32"}.get(kind, kind))
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    read = read_image(tmp_path / "a.tif")[..., 0]
+    np.testing.assert_array_equal(read, before(values))
+    assert read.max() == 1
+
+
+@pytest.mark.parametrize("width", [1e-5, 1e-7, 1e-12, 1e-30, 1e-44])
+def test_a_small_range_is_stretched_like_a_large_one(tmp_path, width):
+    """Reflectances, concentrations, currents in ampere: float images need not reach 1e-6."""
+    values = (np.linspace(0, 1, 12 * 17).reshape(12, 17) * width).astype(np.float32)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    read = read_image(tmp_path / "a.tif")[..., 0]
+    assert (read.min(), read.max()) == (0, 1)
+    assert (np.diff(read.ravel()) >= 0).all()
+    assert read.std() > 0.2
+
+
+def test_a_few_pixels_that_differ_are_seen(tmp_path):
+    for width in (1e-7, -1e-7, -50):
+        values = np.zeros((60, 70), np.float32)
+        values[5, 5:7] = width, width / 2
+        Image.fromarray(values).save(tmp_path / "a.tif")
+        read = read_image(tmp_path / "a.tif")[..., 0]
+        assert sorted(np.unique(read)) == [0, 0.5, 1]
+        assert read[0, 0] == (0 if width > 0 else 1)
 
 
 def test_exif_orientation(tmp_path):

@@ -15,6 +15,9 @@ from convlora.errors import DataError
 
 EXTENSIONS = frozenset({"png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"})
 
+#: Of images in which nearly all pixels are the same.
+_LEAST_SPAN = 1e-6
+
 #: Rows that are converted at once.
 _BAND = 256
 
@@ -202,9 +205,21 @@ def _count_frames(image: Image.Image, file: IO[bytes]) -> int:
 
 def _stretch(grey: np.ndarray) -> np.ndarray:
     finite = np.isfinite(grey)
-    low, high = np.percentile(grey[finite], (0.1, 99.9)) if finite.any() else (0.0, 0.0)
+    low, span = _black_and_span(grey[finite]) if finite.any() else (0.0, 0.0)
     filled = np.where(finite, grey, low)
-    return np.clip((filled - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+    return np.clip((filled - low) / (span or 1), 0, 1).astype(np.float32)
+
+
+def _black_and_span(values: np.ndarray) -> tuple[float, float]:
+    """What is shown black, and how much more is white; 0 where all are the same.
+
+    Where nearly all are the same, what is brighter is white; the percentiles tell no more of it.
+    """
+    low, high = np.percentile(values, (0.1, 99.9))
+    if high > low:
+        return low, high - low
+    least, most = float(values.min()), float(values.max())
+    return (low, _LEAST_SPAN) if most - low >= _LEAST_SPAN else (least, most - least)
 
 
 def _reason(path: Path, error: Exception) -> str:
