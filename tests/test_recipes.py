@@ -112,3 +112,25 @@ def test_polygons():
     expected = np.full((8, 10), 255, np.uint8)
     expected[1:5, 2:6] = 2
     np.testing.assert_array_equal(MaskFile(Path("masks/a.png")).read(), expected)
+
+
+@pytest.mark.filterwarnings("ignore:Use `@`:PendingDeprecationWarning")  # rasterio's own arithmetic
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_pieces_of_a_large_file(bands):
+    Path("large").mkdir()
+    values = np.random.default_rng(0).integers(0, 255, (bands, 30, 50), dtype=np.uint8)
+    write_map(Path("large/a.tif"), values)
+    (code,) = blocks("Files that are too large")
+    assert "side = 8192\n" in code
+    exec(compile(code.replace("8192", "20"), "pieces", "exec"), {})
+    assert len(list(Path("pieces").iterdir())) == 6
+    colours = values[:3] if bands > 1 else values.repeat(3, axis=0)
+    joined = np.zeros((30, 50, 3), np.uint8)
+    for file in Path("pieces").iterdir():
+        top, left = map(int, file.stem.split("_")[1:])
+        piece = read_pixels(file)
+        joined[top : top + piece.shape[0], left : left + piece.shape[1]] = piece
+        with rasterio.open(file) as image:
+            assert image.crs == rasterio.crs.CRS.from_string(PLACE["crs"])
+            assert image.transform == PLACE["transform"] @ Affine.translation(left, top)
+    np.testing.assert_array_equal(joined, colours.transpose(1, 2, 0))

@@ -1,4 +1,4 @@
-"""Images from maps: pixels that the file declares as 'no data'."""
+"""Images from maps: pixels without data, and files that Pillow would read as other pixels."""
 
 import warnings
 
@@ -10,7 +10,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from breaks import MASK, PICTURE, Case, assert_told, edit
 from convlora.data.check import check_dataset
-from convlora.data.images import open_image, read_image
+from convlora.data.images import FileError, open_image, read_image
 from convlora.data.map_tags import no_data_value
 from convlora.data.report import asdict
 from small import write_shapes
@@ -180,3 +180,91 @@ def test_nan_beside_what_is_declared_is_still_told(data):
 def test_nothing_but_nan_is_an_error_though_declared(data):
     to_map(PICTURE, lambda rgb: rgb[..., 0] * np.float32(np.nan), nodata=np.nan)(data)
     assert [problem.code for problem in check_dataset(data).errors] == ["bad-pixels"]
+
+
+# --- what Pillow would read as garbage ---
+
+
+def levels(kind):
+    """Three bands, each of one value."""
+    return np.stack([np.full((64, 96), value, kind) for value in (0x4011, 0x8022, 0xC033)])
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+@pytest.mark.parametrize("compression", [None, "deflate", "lzw"])
+@pytest.mark.parametrize("interleave", ["band", "pixel"])
+def test_bands_apart(tmp_path, interleave, compression, tiled):
+    """Of 16 bits without compression Pillow makes pixels of the wrong bytes."""
+    options = {"photometric": "RGB", "interleave": interleave, "tiled": tiled}
+    options |= {"compress": compression} if compression else {}
+    options |= {"blockxsize": 32, "blockysize": 32} if tiled else {}
+    path = write_map(tmp_path / "a.tif", levels(np.uint16), **options)
+    if interleave == "band" and compression is None:
+        message = r"a\.tif is an uncompressed TIFF of more than 8 bits with each band by itself.*COMPRES"
+        with pytest.raises(FileError, match=message) as caught:
+            read_image(path)
+        assert "(height, width, 3)" in caught.value.fix
+    else:
+        expected = np.broadcast_to([0x40, 0x80, 0xC0], (64, 96, 3))
+        np.testing.assert_array_equal(np.round(read_image(path) * 255), expected)
+
+
+def test_bands_apart_of_8_bits_are_read(tmp_path):
+    bands = (levels(np.uint16) >> 8).astype(np.uint8)
+    path = write_map(tmp_path / "a.tif", bands, photometric="RGB", interleave="band")
+    np.testing.assert_array_equal(np.round(read_image(path) * 255), bands.transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+@pytest.mark.parametrize("compression", [{}, {"compress": "deflate"}])
+def test_sparse_files_are_refused(tmp_path, tiled, compression):
+    """Without compression the head of the file would be read as pixels."""
+    options = {"tiled": True, "blockxsize": 64, "blockysize": 64} if tiled else {"blockysize": 64}
+    values = np.full((1, 200, 200), 77, np.uint8)
+    path = write_map(tmp_path / "whole.tif", values, **options, **compression)
+    np.testing.assert_array_equal(np.round(read_image(path)[..., 0] * 255), values[0])
+    size = {"count": 1, "height": 200, "width": 200, "dtype": "uint8"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            tmp_path / "a.tif", "w", driver="GTiff", SPARSE_OK=True, **size, **options, **compression
+        ) as file:
+            file.write(values[:, :64], window=rasterio.windows.Window(0, 0, 200, 64))
+    with pytest.raises(FileError, match=r"a\.tif is a sparse TIFF: it leaves out.* gdal_translate -co COMPR"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_a_compression_that_the_decoder_lacks(tmp_path, capfd):
+    """Pillow names WebP in TIFFs, but its libtiff may be built without it."""
+    path = write_map(tmp_path / "a.tif", np.zeros((3, 64, 64), np.uint8), compress="deflate")
+    content = path.read_bytes()
+    entry = (259).to_bytes(2, "little") + (3).to_bytes(2, "little") + (1).to_bytes(4, "little")
+    at = content.index(entry) + len(entry)
+    path.write_bytes(content[:at] + (50001).to_bytes(2, "little") + content[at + 2 :])
+    message = r"a\.tif is a TIFF with WebP compression, which cannot be read here, or is damaged\. Save"
+    with pytest.raises(FileError, match=message):
+        read_image(path)
+    capfd.readouterr()  # libtiff's own words
+
+
+@pytest.mark.parametrize("start", [b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"])
+def test_jpeg_2000_that_is_not_read(tmp_path, start):
+    (tmp_path / "a.jp2").write_bytes(start + bytes(60))
+    with pytest.raises(FileError, match=r"a\.jp2 cannot .*save it as a TIFF: gdal_translate -of GTiff"):
+        read_image(tmp_path / "a.jp2")
+
+
+def test_jpeg_2000_in_a_data_folder(data):
+    (data / "train/images/more.jp2").write_bytes(b"x")
+    case = Case("", None, "unread-format", "error", "more.jp2", "gdal_translate -of GTiff", "files .jp2")
+    assert_told(case, told(data))
+
+
+def test_what_lies_beside_maps_is_no_stray_file(data):
+    for name in ("a.tfw", "a.JGW", "a.pgw", "a.wld", "a.prj", "a.tif.aux.xml", "a.tif.ovr"):
+        (data / "train" / "images" / name).write_bytes(b"x")
+    assert told(data) == []
+    (data / "train" / "images" / "a.xml").write_bytes(b"x")
+    (data / "train" / "images" / "b.prj").mkdir()
+    assert {problem["code"] for problem in told(data)} == {"stray-file"}
+    assert len(told(data)) == 2

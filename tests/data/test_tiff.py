@@ -217,7 +217,7 @@ def test_what_is_said_to_be_read_is_read(tmp_path, kind):
 
 def test_unread_compression_is_named(tmp_path):
     write_tiff(tmp_path / "a.tif", RAMP.astype(np.uint8), compression=50002)
-    with pytest.raises(DataError, match=r"compression \(number 50002\) is not read\. Save it without"):
+    with pytest.raises(DataError, match=r"compression \(number 50002\) is not read\. Save it with Defl"):
         read_pixels(tmp_path / "a.tif")
 
 

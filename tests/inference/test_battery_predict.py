@@ -152,6 +152,7 @@ def test_bad_files_are_named_and_the_rest_is_written(command, binary_adapter, ph
     (photos / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (photos / "._a.png").write_bytes(b"made by macOS")
     (photos / "notes.txt").write_text("x")
+    (photos / "a.pgw").write_text("lies beside a map")
     pages = [Image.new("L", (8, 8), shade) for shade in (1, 2)]
     pages[0].save(photos / "pages.tif", save_all=True, append_images=pages[1:])
     code, text, error = command("predict", binary_adapter, photos, "--out", tmp_path / "out", "--json")

@@ -154,5 +154,6 @@ def test_deep_colour_is_told_once(predictor, tmp_path, capsys):
     assert said.startswith(
         f"warning: {tmp_path / 'in' / 'a.png'} and 1 more: 16 bits a channel, of which only"
     )
-    assert said.endswith("Scale it to 8 bits a channel and save it as PNG.\n")
+    assert "Scale it to 8 bits a channel and save it as PNG, or as GeoTIFF if it is a map (docs/rear" in said
+    assert said.endswith("program, which keeps the place).\n")
     assert said.count("warning") == 1

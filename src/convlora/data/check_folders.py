@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from convlora.data.images import EXTENSIONS, is_image
+from convlora.data.images import EXTENSIONS, belongs_to_map, is_image
 from convlora.data.layout import MASK_FOLDERS, SPLITS, Folder
 from convlora.data.report import Problem
 from convlora.errors import DataError
@@ -23,7 +23,7 @@ def check_folders(base: Path, folders: Iterable[Folder]) -> Iterator[Problem]:
         if folder.fault:
             yield Problem.of_error("layout", folder.place, DataError(folder.fault))
         for stray in folder.others:
-            if stray.name.lower() not in _LITTER:
+            if stray.name.lower() not in _LITTER and not (stray.is_file() and belongs_to_map(stray)):
                 yield _tell_stray(stray, "images" in {stray.parent.name, stray.parent.parent.name})
     yield from _check_splits(base)
     for name in ("data.csv", "data.yaml", "data.yml", "palette.txt"):
@@ -61,9 +61,10 @@ def _tell_stray(path: Path, image: bool) -> Problem:
     ending = path.suffix.lower().lstrip(".")
     if ending in PICTURES:
         rule = f"Read are {', '.join(sorted(EXTENSIONS))}."
-        return Problem(
-            "error", "unread-format", str(path), f"files .{ending} are not read", rule, "Save it as PNG."
-        )
+        fix = "Save it as PNG."
+        if ending == "jp2":  # maps mostly
+            fix = "Save it as a TIFF: gdal_translate -of GTiff OLD.jp2 NEW.tif."
+        return Problem("error", "unread-format", str(path), f"files .{ending} are not read", rule, fix)
     return Problem("warning", "stray-file", str(path), "not an image", "It is not used.", "Move it away.")
 
 

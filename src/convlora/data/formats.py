@@ -12,7 +12,8 @@ NOT_READ = {
     "deep-colour": (
         "16 bits a channel, of which only the upper 8 are read",
         "Colour images have 8 bits a channel; darker ones that use few of the 16 bits become black.",
-        "Scale it to 8 bits a channel and save it as PNG.",
+        "Scale it to 8 bits a channel and save it as PNG, or as GeoTIFF if it is a map (docs/rearrange.md "
+        "has a program, which keeps the place).",
     ),
     "dropped-bands": (
         "more bands than are read, and not alpha",

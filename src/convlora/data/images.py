@@ -10,13 +10,24 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from convlora.data.map_tags import without_data
-from convlora.data.tiff import count_pages, holds_numbers, true_type, unread_type, white_is_zero
+from convlora.data.tiff import (
+    count_pages,
+    holds_numbers,
+    misread,
+    true_type,
+    undecoded,
+    unread_type,
+    white_is_zero,
+)
 from convlora.errors import DataError
 
 EXTENSIONS = frozenset({"png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"})
 
 #: Of images in which nearly all pixels are the same.
 _LEAST_SPAN = 1e-6
+
+#: World files, coordinate systems, statistics and overviews.
+_BESIDE_MAPS = (".tfw", ".tifw", ".jgw", ".jpgw", ".pgw", ".pngw", ".bpw", ".wld", ".prj", ".aux.xml", ".ovr")
 
 #: Rows that are converted at once.
 _BAND = 256
@@ -41,6 +52,8 @@ _OTHERS = {
     b"%pdf": "a PDF",
     b"pk\x03\x04": "a ZIP archive",
 }
+
+_JPEG_2000 = b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"
 
 #: Pages keep their type, 16-bit ones too; `NAME_000.tif` is the first.
 _SPLIT_STACK = (
@@ -75,6 +88,11 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower().lstrip(".") in EXTENSIONS
 
 
+def belongs_to_map(path: Path) -> bool:
+    """Whether the file name ends like those that lie beside an image on a map: world files and the like."""
+    return path.name.lower().endswith(_BESIDE_MAPS)
+
+
 def holds_images(folder: Path) -> bool:
     """Whether a folder, or one in it, holds files whose names end like an image's."""
     return any(is_image(path) for pattern in ("*", "*/*") for path in folder.glob(pattern))
@@ -96,22 +114,29 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
     try:
         with path.open("rb") if content is None else BytesIO(content) as file:
             image: Image.Image = Image.open(file)
+            if wrong := misread(image):
+                raise FileError.about(path, *wrong)
             frames = _count_frames(image, file)
             image.load()
     except FileNotFoundError as error:
         raise FileError.about(path, "does not exist", "Check the name.") from error
+    except FileError:
+        raise
     except Image.DecompressionBombError as error:
         found = f"has more pixels than can be read safely ({error})"
-        fix = "Cut it into tiles in files of their own: a file is read whole, also where --tile is given."
+        fix = (
+            "Cut it into tiles in files of their own (docs/rearrange.md has the program): a file is read "
+            "whole, also where --tile is given."
+        )
         raise FileError.about(path, found, fix) from error
     except (
         Exception
     ) as error:  # damaged files make decoders raise almost anything: struct, zlib, index errors
-        unread = unread_type(path) if isinstance(error, UnidentifiedImageError) else None
+        unread = (unread_type if isinstance(error, UnidentifiedImageError) else undecoded)(path)
         if unread is not None:
             raise FileError.about(path, *unread) from error
         found = f"cannot be read as an image: {_reason(path, error)}"
-        raise FileError.about(path, found, "Replace or remove the file.") from error
+        raise FileError.about(path, found, _fix(path)) from error
     if frames > 1:
         pages = "pages" if image.format == "TIFF" else "frames"
         found = f"holds {frames} {pages}; one file must be one picture"
@@ -220,6 +245,17 @@ def _black_and_span(values: np.ndarray) -> tuple[float, float]:
         return low, high - low
     least, most = float(values.min()), float(values.max())
     return (low, _LEAST_SPAN) if most - low >= _LEAST_SPAN else (least, most - least)
+
+
+def _fix(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        head = b""
+    if head.startswith(_JPEG_2000):
+        return "Replace it, or save it as a TIFF: gdal_translate -of GTiff OLD.jp2 NEW.tif."
+    return "Replace or remove the file."
 
 
 def _reason(path: Path, error: Exception) -> str:

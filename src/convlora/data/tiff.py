@@ -9,7 +9,9 @@ from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _MEANING = 256, 257, 258, 259, 262
 _ROLE, _SMALLER, _TRANSPARENCY = 254, 1, 4  # NewSubfileType and its bits
-_BANDS, _EXTRA, _KIND = 277, 338, 339
+_BANDS, _PLANES, _EXTRA, _KIND = 277, 284, 338, 339
+_STRIPS, _TILES = 273, 324  # where they begin
+_APART = 2  # each band by itself
 _OLD_JPEG = 6  # Pillow takes its pixels for colours, whatever the tag says
 _SIGNED = 2
 _ALPHA = {1, 2, 999}
@@ -20,7 +22,13 @@ _COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # bands of each; all others have one
 _READ = "read are one band of uint8, uint16, int8, int16, int32 or float32, and RGB of uint8 or uint16"
 _ONE = "Save an image as uint16 or float32, a mask as an 8-bit PNG of class ids."
 _SOME = "Save one band, an image as uint16 or float32, a mask as an 8-bit PNG of class ids."
-_THREE = "Choose three bands, scale them to 8 bits and save them as RGB; a mask has one band, of 8 bits."
+#: Compressions that Pillow knows and its decoder may have been built without.
+_OPTIONAL = {34925: "LZMA", 50000: "Zstandard", 50001: "WebP"}
+_COMPRESS = "Save it with Deflate or LZW: gdal_translate -co COMPRESS=DEFLATE OLD.tif NEW.tif."
+_THREE = (
+    "Choose three bands, scale them to 8 bits and save them as RGB (docs/rearrange.md has a program, which "
+    "keeps the place on the map); a mask has one band, of 8 bits."
+)
 
 
 def white_is_zero(image: Image.Image) -> bool:
@@ -87,6 +95,36 @@ def dropped_bands(image: Image.Image) -> int:
     return max(0, _first(image, _BANDS, 1) - colours - alpha)
 
 
+def misread(image: Image.Image) -> tuple[str, str] | None:
+    """What Pillow would read as other pixels than are there, and what to do; None where all is well.
+
+    Args:
+        image: opened; it need not be decoded.
+    """
+    if image.format != "TIFF":
+        return None
+    deep = max(tag_values(image, _BITS) or (1,)) > 8 and _first(image, _BANDS, 1) > 1
+    if deep and _first(image, _PLANES, 1) == _APART and _first(image, _COMPRESSION, 1) == 1:
+        found = "is an uncompressed TIFF of more than 8 bits with each band by itself, which is not read"
+        fix = "; with tifffile, write an array (height, width, 3)."
+        return found, _COMPRESS.removesuffix(".") + fix
+    if 0 in tag_values(image, _STRIPS) or 0 in tag_values(image, _TILES):
+        found = "is a sparse TIFF: it leaves out tiles or strips without data, which is not read"
+        return found, "Save it whole: gdal_translate -co COMPRESS=DEFLATE OLD.tif NEW.tif."
+    return None
+
+
+def undecoded(path: Path) -> tuple[str, str] | None:
+    """What to say of a TIFF that was recognised and not decoded; None where its tags do not tell."""
+    try:
+        name = _OPTIONAL.get(_tags(path).get(_COMPRESSION, 1))
+    except Exception:  # damaged tags, or no TIFF
+        return None
+    if name is None:
+        return None
+    return f"is a TIFF with {name} compression, which cannot be read here, or is damaged", _COMPRESS
+
+
 def unread_type(path: Path) -> tuple[str, str] | None:
     """What a TIFF holds that Pillow does not know, and what to do; None where its tags do not tell."""
     try:
@@ -96,7 +134,7 @@ def unread_type(path: Path) -> tuple[str, str] | None:
         compression = tags.get(_COMPRESSION, 1)
         if compression not in COMPRESSION_INFO:
             found = f"is a TIFF whose compression (number {compression}) is not read"
-            return found, "Save it without compression, or with LZW or Deflate."
+            return found, _COMPRESS
         bands = int(tags.get(_BANDS, 1))
         kinds = dict.fromkeys(zip(_pad(tags.get(_KIND, 1)), _pad(tags.get(_BITS, 1)), strict=False))
         types = " and ".join(f"{_KINDS.get(kind, 'unknown ')}{bits}" for kind, bits in kinds)

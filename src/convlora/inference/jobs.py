@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from convlora.data.images import EXTENSIONS, is_image
+from convlora.data.images import EXTENSIONS, belongs_to_map, is_image
 from convlora.errors import ConfigError, DataError
 from convlora.inference.geotiff import Georeference, check_rasterio, read_georeferences
 from convlora.output import check_folder, check_new, check_not_inputs, same_name_key
@@ -95,10 +95,10 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
 
 
 def left_out(inputs: Sequence[Path]) -> list[Path]:
-    """Files in the folders among the inputs that do not end like images."""
+    """Files in the folders among the inputs that do not end like images, nor like what lies beside maps."""
     folders = [path for path in inputs if path.is_dir()]
     files = [p for folder in folders for p in sorted(folder.iterdir()) if not p.is_dir()]
-    return [p for p in files if not is_image(p) and not p.name.startswith(".")]
+    return [p for p in files if not (is_image(p) or belongs_to_map(p) or p.name.startswith("."))]
 
 
 def _expand(path: Path) -> Iterator[Path]:
