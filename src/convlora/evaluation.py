@@ -28,6 +28,7 @@ from convlora.errors import ConfigError, DataError
 from convlora.image_scores import ImageScores, check_table
 from convlora.inference.drawing import comparison, stack_rows
 from convlora.inference.engine import choose_computing
+from convlora.inference.notes import tile_note
 from convlora.inference.pipeline import one_by_one, overlapped
 from convlora.inference.predictor import Prediction, Predictor
 from convlora.inference.tiles import choose_tiles
@@ -123,6 +124,8 @@ def evaluate_run(
         warn(f"warning: {line}")
     metrics, table = new_metrics(classes), ImageScores()
     predictor = Predictor(segmenter, device, precision, engine, tile=tile, tile_overlap=tile_overlap)
+    if note := tile_note(tiles, report.statistics["largest image"], segmenter.largest_image):
+        warn(f"warning: {note}")
     rows: list[Image.Image] = []
     shown = {pair.stem for pair in pairs[:: max(1, len(pairs) // _OVERVIEW_ROWS)][:_OVERVIEW_ROWS]}
 

@@ -183,7 +183,7 @@ def pixels_of(image: Image.Image) -> np.ndarray:
             grey[empty] = np.nan
         if white_is_zero(image):  # as a viewer shows it; 8 bits Pillow has turned round itself
             grey = -grey
-        return np.repeat(_stretch(grey)[..., None], 3, axis=2)
+        return stretch_grey(grey)
     image = upright(image)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     # in bands, because each conversion is a copy, and that into an array two
@@ -193,6 +193,24 @@ def pixels_of(image: Image.Image) -> np.ndarray:
             band = band.convert("RGBA")
         pixels[top : top + _BAND] = np.asarray(band.convert("RGB"))
     return pixels
+
+
+def stretch_grey(grey: np.ndarray) -> np.ndarray:
+    """Stretch an array as files of 16-bit and float grey are when they are read.
+
+    Args:
+        grey: (H, W), whole numbers or floats; NaN and infinite ones become black.
+
+    Returns:
+        (H, W, 3) float32 in [0, 1].
+
+    Raises:
+        DataError: the array has another shape or type.
+    """
+    if grey.ndim != 2 or not grey.size or grey.dtype.kind not in "iuf":
+        found = f"The array has the shape {grey.shape} and holds {grey.dtype}"
+        raise DataError(f"{found}; it must be (height, width) and hold numbers. Give one band.")
+    return np.repeat(_stretch(grey.astype(np.float32, copy=False))[..., None], 3, axis=2)
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:

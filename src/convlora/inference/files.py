@@ -1,7 +1,7 @@
 """Predict files: one PNG of class ids for each image; a bad image does not stop the others."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convlora.data.formats import NOT_READ, not_read
 from convlora.data.images import open_image, pixels_of
 from convlora.data.masks import save_mask
 from convlora.data.progress import show_progress
@@ -17,14 +16,14 @@ from convlora.errors import ConvLoraError, DataError, DisagreementError
 from convlora.inference.arrays import NpyRows
 from convlora.inference.drawing import overlay as draw
 from convlora.inference.geotiff import check_georeference, save_geotiff
+from convlora.inference.inputs import parts_not_read
 from convlora.inference.jobs import Existing, Job, plan_jobs
+from convlora.inference.notes import is_large, size_note, tile_note, unread_note
 from convlora.inference.pipeline import one_by_one, overlapped
 from convlora.inference.predictor import Predictor
 from convlora.inference.tiled import forget
 from convlora.model import foreground_ids
 from convlora.output import WriteError, write_whole
-
-_LARGE = 2  # times the longest side of the largest training image
 
 
 @dataclass
@@ -39,6 +38,7 @@ class Outcome:
         interrupted: whether that was Ctrl-C.
         unread: by key of `convlora.data.formats.NOT_READ`, images of which a part was not read.
         scaled: images that were scaled as a whole though much larger than those of the training, with (H, W).
+        large_tiles: what is told of tiles much larger than the images of the training, or "".
     """
 
     written: int = 0
@@ -48,6 +48,7 @@ class Outcome:
     interrupted: bool = False
     unread: dict[str, list[Path]] = field(default_factory=dict)
     scaled: list[tuple[Path, tuple[int, int]]] = field(default_factory=list)
+    large_tiles: str = ""
 
 
 def predict_files(
@@ -108,8 +109,8 @@ def run_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Outcome:
             outcome.stopped = str(error)
         except KeyboardInterrupt:
             outcome.stopped, outcome.interrupted = "Stopped.", True
-    _warn(outcome.unread)
-    _warn_of_sizes(outcome, predictor)
+    for note in _notes(outcome, predictor):
+        print(f"warning: {note}", file=sys.stderr)
     return outcome
 
 
@@ -122,38 +123,27 @@ class _Result:
     probabilities: np.ndarray | None  # (K, H, W) float16
 
 
-def _warn(unread: Mapping[str, Sequence[Path]]) -> None:
-    """Tell once what `check` tells of each image: predicted images need not have been checked."""
-    for code, images in unread.items():
-        more = f" and {len(images) - 1} more" if len(images) > 1 else ""
-        found, rule, fix = NOT_READ[code]
-        print(f"warning: {images[0]}{more}: {found}. {rule} {fix}", file=sys.stderr)
-
-
 def _note_size(
     job: Job, result: _Result | ConvLoraError | None, predictor: Predictor, outcome: Outcome
 ) -> None:
-    known = predictor.segmenter.largest_image
-    if isinstance(result, _Result) and known is not None:
-        size = (result.ids.shape[0], result.ids.shape[1])
-        if max(size) > _LARGE * max(known) and not predictor.cuts(size):
-            outcome.scaled.append((job.image, size))
-
-
-def _warn_of_sizes(outcome: Outcome, predictor: Predictor) -> None:
-    """Tell once of images in which everything looks smaller to the model than in its training."""
-    known = predictor.segmenter.largest_image
-    if not outcome.scaled or known is None:
+    if not isinstance(result, _Result):
         return
-    image, size = outcome.scaled[0]
-    more = f" and {len(outcome.scaled) - 1} more" if len(outcome.scaled) > 1 else ""
-    print(
-        f"warning: {image}{more}: {size[0]} x {size[1]} pixels were scaled to the model's input as a whole. "
-        f"The largest training image had {known[0]} x {known[1]}, so all looks smaller than in training. If "
-        "pixels show as much of the world in both, cut it into tiles: "
-        f"--tile {max(known)} (in Python tile=).",
-        file=sys.stderr,
-    )
+    size = (result.ids.shape[0], result.ids.shape[1])
+    known = predictor.segmenter.largest_image
+    outcome.large_tiles = outcome.large_tiles or tile_note(predictor.tiles, size, known)
+    if is_large(max(size), known) and not predictor.cuts(size):
+        outcome.scaled.append((job.image, size))
+
+
+def _notes(outcome: Outcome, predictor: Predictor) -> Iterator[str]:
+    """What is told once of all images."""
+    for code, images in outcome.unread.items():
+        yield unread_note(code, images)
+    known = predictor.segmenter.largest_image
+    if outcome.scaled and known is not None:
+        yield size_note([image for image, _ in outcome.scaled], outcome.scaled[0][1], known)
+    if outcome.large_tiles:
+        yield outcome.large_tiles
 
 
 def _read(outcome: Outcome, job: Job) -> np.ndarray | ConvLoraError | None:
@@ -161,9 +151,8 @@ def _read(outcome: Outcome, job: Job) -> np.ndarray | ConvLoraError | None:
         return None
     try:
         image = open_image(job.image)
-        with job.image.open("rb") as file:
-            for code in not_read(image, file.read(32)):
-                outcome.unread.setdefault(code, []).append(job.image)
+        for code in parts_not_read(job.image, image):
+            outcome.unread.setdefault(code, []).append(job.image)
         if job.geotiff is not None:
             check_georeference(job.image, image, job.place)
         return pixels_of(image)

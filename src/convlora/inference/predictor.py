@@ -1,5 +1,6 @@
 """Image in, class map at native size out."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,11 @@ from convlora.data.transforms import Geometry, apply_image, fit_geometry, invert
 from convlora.errors import ConfigError, DataError
 from convlora.head import HeadOutput, class_ids
 from convlora.inference.engine import choose_computing
+from convlora.inference.inputs import take_image
+from convlora.inference.notes import is_large, size_note, tile_note, unread_note
 from convlora.inference.tiled import Collected, Receive, check_finite, forget, predict_rows
 from convlora.inference.tiles import choose_tiles
 from convlora.model import SegmentationModel
-from convlora.settings import expand_user
 
 
 class Prediction:
@@ -52,35 +54,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     allocator = "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return known or (isinstance(error, RuntimeError) and allocator)
-
-
-def _as_pixels(image: str | Path | np.ndarray) -> np.ndarray:
-    """RGB (H, W, 3), uint8 or float32 in [0, 1]."""
-    if isinstance(image, str | Path):
-        return read_pixels(Path(expand_user(str(image))))
-    if not isinstance(image, np.ndarray):
-        raise DataError(
-            f"The image is a {type(image).__name__}; give a path or a NumPy array, np.asarray(image)."
-        )
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise DataError(
-            f"The image has the shape {image.shape}; it must be (height, width, 3), RGB. Repeat a grey image "
-            "three times: np.repeat(grey[..., None], 3, axis=2)."
-        )
-    if image.dtype == np.uint8:
-        return image
-    if image.dtype.kind != "f":
-        raise DataError(
-            f"The image is an array of {image.dtype}; it must be uint8, 0 to 255, or "
-            "float, 0 to 1. Convert it."
-        )
-    low, high = image.min(), image.max()
-    if not (low >= 0 and high <= 1):  # NaN too
-        raise DataError(
-            f"The image is an array of {image.dtype} with values from {low:g} to {high:g}; floats "
-            "must be from 0 to 1. Divide pixels of 0 to 255 by 255, or pass them as uint8."
-        )
-    return image.astype(np.float32)
 
 
 #: Bytes of probabilities of an image in tiles that are kept although nobody has asked for them.
@@ -127,6 +100,9 @@ class Predictor:
     def predict(self, image: str | Path | np.ndarray) -> Prediction:
         """Segment one image.
 
+        Of a file it warns of what is not read (16-bit colour, bands, an alpha channel that varies) and where
+        all looks much smaller to the model than in its training, as the command line does.
+
         Args:
             image: path of a picture, or (H, W, 3) RGB: uint8, or float in [0, 1].
 
@@ -136,8 +112,10 @@ class Predictor:
             ConfigError: the model gives values that are not finite.
             DisagreementError: OpenVINO does not compute what PyTorch does.
         """
-        pixels = _as_pixels(image)
+        pixels, unread = take_image(image)
         size = (pixels.shape[0], pixels.shape[1])
+        if not isinstance(image, np.ndarray):
+            self._warn(Path(image), size, unread)
         if self.cuts(size):
             return self._segment_tiles(image, pixels)
         with self.memory_errors(image, size):
@@ -169,8 +147,11 @@ class Predictor:
         """
         if self.tiles is None:
             raise ConfigError("There are no tiles to predict in rows. Give the predictor a tile.")
-        pixels = _as_pixels(image)
-        with self.memory_errors(image, (pixels.shape[0], pixels.shape[1])):
+        pixels, unread = take_image(image)
+        size = (pixels.shape[0], pixels.shape[1])
+        if not isinstance(image, np.ndarray):
+            self._warn(Path(image), size, unread)
+        with self.memory_errors(image, size):
             return predict_rows(pixels, self.tiles, self.segmenter.head, self._scores, receive)
 
     def prepare(self, image: np.ndarray) -> tuple[Geometry, Tensor]:
@@ -200,6 +181,16 @@ class Predictor:
                 f"{name} of {size[0]} x {size[1]} pixels does not fit into the memory of "
                 f"{self.device}. {'Use smaller tiles' if self.cuts(size) else cut}, or make it smaller."
             ) from error
+
+    def _warn(self, image: Path, size: tuple[int, int], unread: list[str]) -> None:
+        """Tell the caller's caller of a file of (H, W) pixels what `run_jobs` prints."""
+        notes = [unread_note(code, [image]) for code in unread]
+        known = self.segmenter.largest_image
+        if known is not None and not self.cuts(size) and is_large(max(size), known):
+            notes.append(size_note([image], size, known))
+        notes.append(tile_note(self.tiles, size, known))
+        for note in filter(None, notes):
+            warnings.warn(note, stacklevel=3)
 
     @torch.no_grad()
     def _segment(self, image: np.ndarray) -> Prediction:
