@@ -5,13 +5,15 @@ import warnings
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 from PIL import Image
+from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
 
 from breaks import MASK, PICTURE, Case, assert_told, edit
 from convlora.data.check import check_dataset
 from convlora.data.images import FileError, open_image, read_image
-from convlora.data.map_tags import no_data_value
+from convlora.data.map_tags import no_data_value, place_of
 from convlora.data.report import asdict
 from small import write_shapes
 
@@ -268,3 +270,79 @@ def test_what_lies_beside_maps_is_no_stray_file(data):
     (data / "train" / "images" / "b.prj").mkdir()
     assert {problem["code"] for problem in told(data)} == {"stray-file"}
     assert len(told(data)) == 2
+
+
+# --- places on the map ---
+
+NORTH_UP = Affine(10, 0, 500000, 0, -10, 5400000)
+TURNED = NORTH_UP @ Affine.rotation(30)
+
+
+def pair_at(root, image, mask):
+    """The first pair as GeoTIFFs with these places."""
+    to_map(PICTURE, np.array, **image)(root)
+    to_map(MASK, np.array, **mask)(root)
+
+
+def at(transform, crs="EPSG:32632"):
+    return {"transform": transform, "crs": crs}
+
+
+ELSEWHERE = {
+    "to the side": (at(NORTH_UP), at(NORTH_UP @ Affine.translation(40, 30)), "corners are 50 pixels apart"),
+    "a pixel": (at(NORTH_UP), at(NORTH_UP @ Affine.translation(0, 1)), "corners are 1 pixels apart"),
+    "of half the size": (at(NORTH_UP), at(NORTH_UP @ Affine.scale(0.5)), "pixels apart"),
+    "turned": (at(NORTH_UP), at(TURNED), "pixels apart"),
+    "both turned": (at(TURNED), at(TURNED @ Affine.translation(3, 4)), "corners are 5 pixels apart"),
+    "other system": (
+        at(NORTH_UP),
+        at(NORTH_UP, "EPSG:32633"),
+        "in EPSG:32633, but its image in EPSG:32632",
+    ),
+    "degrees": (at(NORTH_UP), at(Affine(1e-4, 0, 9, 0, -1e-4, 48), "EPSG:4326"), "is in EPSG:4326, but its"),
+    "no system": (
+        at(NORTH_UP),
+        at(NORTH_UP @ Affine.translation(40, 30), None),
+        "corners are 50 pixels apart",
+    ),
+}
+
+
+@pytest.mark.parametrize(("image", "mask", "found"), ELSEWHERE.values(), ids=ELSEWHERE.keys())
+def test_masks_of_another_place_are_told(data, image, mask, found):
+    pair_at(data, image, mask)
+    case = Case(
+        "", None, "map-position", "warning", "masks/train_00.tif", "with the extent of the image", found
+    )
+    assert_told(case, told(data))
+    assert len(told(data)) == 1
+
+
+POINT = GroundControlPoint(0, 0, 10.0, 50.0)
+SAME = {
+    "the same": (at(NORTH_UP), at(NORTH_UP)),
+    "turned": (at(TURNED), at(TURNED)),
+    "half a pixel": (at(NORTH_UP), at(NORTH_UP @ Affine.translation(0.5, 0.5))),
+    "rounded": (at(NORTH_UP), at(NORTH_UP @ Affine.scale(1.001))),
+    "mask without a place": (at(NORTH_UP), {}),
+    "image without a place": ({}, at(NORTH_UP)),
+    "mask without a system": (at(NORTH_UP), at(NORTH_UP, None)),
+    "points": (at(NORTH_UP), {"gcps": [POINT, POINT], "crs": "EPSG:4326"}),
+    "a system without a number": (
+        at(NORTH_UP, "+proj=tmerc +lat_0=0 +lon_0=9.5 +k=1 +x_0=0 +y_0=0 +datum=WGS84 +units=m"),
+        at(NORTH_UP),
+    ),
+}
+
+
+@pytest.mark.parametrize(("image", "mask"), SAME.values(), ids=SAME.keys())
+def test_masks_of_the_same_place_pass(data, image, mask):
+    pair_at(data, image, mask)
+    assert told(data) == []
+
+
+def test_a_matrix_that_has_no_inverse_is_no_place(tmp_path):
+    for transform in (Affine(0, 0, 1, 0, 0, 1), Affine(1, 0, np.nan, 0, 1, 0)):
+        path = write_map(tmp_path / "a.tif", np.zeros((8, 8), np.uint8), **at(transform))
+        assert place_of(open_image(path)) is None
+    assert place_of(open_image(write_map(path, np.zeros((8, 8), np.uint8), **at(TURNED)))) is not None

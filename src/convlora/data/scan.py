@@ -15,6 +15,7 @@ from convlora.data.complaints import listening, of_file
 from convlora.data.formats import count_gaps, depth, lossy_format, varying_alpha
 from convlora.data.images import FileError, displayed_size, open_image, orientation
 from convlora.data.labels import Label, MaskFile
+from convlora.data.map_tags import Place, place_of
 from convlora.data.progress import ShowProgress, no_progress
 from convlora.data.tiff import dropped_bands, white_is_zero
 
@@ -38,6 +39,7 @@ class ImageFacts:
     deep: str = ""  # what is to be known of more than 8 bits: 'stretched', 'upper bits', or ''
     odd: int = 0  # pixels that are NaN or infinite
     empty: int = 0  # pixels that hold what the file declares as 'no data'
+    place: Place | None = None  # on a map
     told: tuple[Warning, ...] = ()  # by the decoder
     dropped: int = 0  # bands that are not read, but for alpha
     alpha: tuple[int, int] | None = None  # smallest and largest, where it varies
@@ -58,6 +60,7 @@ class MaskFacts:
     told: tuple[Warning, ...] = ()
     deep: str = ""  # see `ImageFacts`
     dropped: int = 0  # see `ImageFacts`
+    place: Place | None = None  # on a map
     reverse: bool = False  # whether a viewer shows 0 white, which counts for colours only
 
 
@@ -85,6 +88,7 @@ def scan_image(path: Path) -> ImageFacts:
         deep=depth(image, content),
         odd=odd,
         empty=empty,
+        place=place_of(image),
         told=tuple(told),
         dropped=dropped_bands(image),
         alpha=varying_alpha(image),
@@ -132,6 +136,7 @@ def _of_mask_file(label: MaskFile, image: Image.Image, content: bytes) -> MaskFa
         alpha=varying_alpha(image),
         deep=depth(image, content),
         dropped=dropped_bands(image),
+        place=place_of(image),
         reverse=label.palette is None and image.mode not in {"P", "PA"} and white_is_zero(image),
     )
 
