@@ -89,6 +89,7 @@ def test_areas_without_data():
 def test_three_of_four_bands():
     bands = np.random.default_rng(0).integers(0, 5000, (4, 8, 10), dtype=np.uint16)
     write_map(Path("bands/a.tif"), bands)
+    Path("images").rmdir()
     run("More than three bands")
     expected = (np.clip(bands[[3, 2, 1]] / 3000, 0, 1) * 255).astype(np.uint8)
     np.testing.assert_array_equal(read_pixels(Path("images/a.tif")), expected.transpose(1, 2, 0))
@@ -99,15 +100,20 @@ def test_three_of_four_bands():
         )
 
 
-def test_polygons():
+@pytest.mark.parametrize("system", [None, "urn:ogc:def:crs:OGC:1.3:CRS84", "urn:ogc:def:crs:EPSG::32632"])
+def test_polygons(system):
     write_map(Path("images/a.tif"), np.zeros((1, 8, 10), np.uint8))
     left, top = 500020, 5399990  # columns 2 to 5, rows 1 to 4
     square = [(left, top), (left + 40, top), (left + 40, top - 40), (left, top - 40), (left, top)]
-    shape = transform_geom(PLACE["crs"], "EPSG:4326", {"type": "Polygon", "coordinates": [square]})
-    features = [{"type": "Feature", "properties": {"crop": 2}, "geometry": shape}]
-    Path("fields.geojson").write_text(
-        json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8"
-    )
+    shape = {"type": "Polygon", "coordinates": [square]}
+    if system is None or system.endswith("CRS84"):
+        shape = transform_geom(PLACE["crs"], "EPSG:4326", shape)
+    empty = {"type": "Feature", "properties": {"crop": 1}, "geometry": None}
+    features = [empty, {"type": "Feature", "properties": {"crop": 2}, "geometry": shape}]
+    content = {"type": "FeatureCollection", "features": features}
+    content |= {"crs": {"type": "name", "properties": {"name": system}}} if system else {}
+    Path("fields.geojson").write_text(json.dumps(content), encoding="utf-8")
+    Path("masks").rmdir()
     run("Polygons on a map")
     expected = np.full((8, 10), 255, np.uint8)
     expected[1:5, 2:6] = 2
