@@ -99,6 +99,25 @@ def test_a_world_file_beside_the_image(predictor, tmp_path):
         assert file.crs is None
 
 
+def test_no_coordinate_system_is_told(predictor, tmp_path, capsys):
+    """The .prj beside a world file is not read."""
+    for name in ("a", "b"):
+        image = write(tmp_path / "in" / f"{name}.jpg", driver="JPEG")
+        image.with_suffix(".jgw").write_text("0.3\n0\n0\n-0.3\n500000\n5200000\n")
+        image.with_suffix(".prj").write_text(CRS.from_epsg(32632).to_wkt())
+    write(tmp_path / "in" / "c.tif", crs="EPSG:32632", transform=NORTH_UP)
+    write(tmp_path / "in" / "d.tif", gcps=POINTS, crs="EPSG:4326")
+    assert predict_files(predictor, [tmp_path / "in"], tmp_path / "out", geotiff=True).written == 4
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"warning: {tmp_path / 'in' / 'a.jpg'} and 1 more: no coordinate system, so the Geo"
+    )
+    assert said.endswith("gdal_edit.py -a_srs EPSG:NUMBER NAME.tif.\n")
+    assert said.count("warning") == 1
+    predict_files(predictor, [tmp_path / "in"], tmp_path / "masks")
+    assert capsys.readouterr().err == ""  # no GeoTIFF is written
+
+
 def test_images_without_a_place_fail_and_stop_no_others(predictor, tmp_path):
     write(tmp_path / "in" / "a.tif", transform=NORTH_UP)
     write(tmp_path / "in" / "b.tif")

@@ -18,7 +18,7 @@ from convlora.inference.drawing import overlay as draw
 from convlora.inference.geotiff import check_georeference, save_geotiff
 from convlora.inference.inputs import parts_not_read
 from convlora.inference.jobs import Existing, Job, plan_jobs
-from convlora.inference.notes import is_large, size_note, tile_note, unread_note
+from convlora.inference.notes import is_large, size_note, system_note, tile_note, unread_note
 from convlora.inference.pipeline import one_by_one, overlapped
 from convlora.inference.predictor import Predictor
 from convlora.inference.tiled import forget
@@ -39,6 +39,7 @@ class Outcome:
         unread: by key of `convlora.data.formats.NOT_READ`, images of which a part was not read.
         scaled: images that were scaled as a whole though much larger than those of the training, with (H, W).
         large_tiles: what is told of tiles much larger than the images of the training, or "".
+        no_system: images whose GeoTIFF has a place on the map but no coordinate system.
     """
 
     written: int = 0
@@ -49,6 +50,7 @@ class Outcome:
     unread: dict[str, list[Path]] = field(default_factory=dict)
     scaled: list[tuple[Path, tuple[int, int]]] = field(default_factory=list)
     large_tiles: str = ""
+    no_system: list[Path] = field(default_factory=list)
 
 
 def predict_files(
@@ -99,7 +101,7 @@ def run_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Outcome:
 
         def finish(job: Job, result: _Result | ConvLoraError | None) -> None:
             _finish(job, result, outcome)
-            _note_size(job, result, predictor, outcome)
+            _note(job, result, predictor, outcome)
             advance()
 
         try:
@@ -123,11 +125,12 @@ class _Result:
     probabilities: np.ndarray | None  # (K, H, W) float16
 
 
-def _note_size(
-    job: Job, result: _Result | ConvLoraError | None, predictor: Predictor, outcome: Outcome
-) -> None:
+def _note(job: Job, result: _Result | ConvLoraError | None, predictor: Predictor, outcome: Outcome) -> None:
+    """Keep what is to be told of an image."""
     if not isinstance(result, _Result):
         return
+    if job.geotiff is not None and job.place is not None and not job.place.crs:
+        outcome.no_system.append(job.image)
     size = (result.ids.shape[0], result.ids.shape[1])
     known = predictor.segmenter.largest_image
     outcome.large_tiles = outcome.large_tiles or tile_note(predictor.tiles, size, known)
@@ -142,6 +145,8 @@ def _notes(outcome: Outcome, predictor: Predictor) -> Iterator[str]:
     known = predictor.segmenter.largest_image
     if outcome.scaled and known is not None:
         yield size_note([image for image, _ in outcome.scaled], outcome.scaled[0][1], known)
+    if outcome.no_system:
+        yield system_note(outcome.no_system)
     if outcome.large_tiles:
         yield outcome.large_tiles
 

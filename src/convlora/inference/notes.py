@@ -60,6 +60,14 @@ def tile_note(tiles: Tiles | None, size: tuple[int, int], known: tuple[int, int]
     )
 
 
+def system_note(images: Sequence[Path]) -> str:
+    """Tell once of images that lie on a map of which nobody knows which."""
+    return (
+        f"{_and_more(images)}: no coordinate system, so the GeoTIFF has none: a world file does not tell it, "
+        "and a .prj file beside the image is not read. Give it one: gdal_edit.py -a_srs EPSG:NUMBER NAME.tif."
+    )
+
+
 def _smaller(known: tuple[int, int]) -> str:
     return (
         f"The largest training image had {known[0]} x {known[1]}, so all looks smaller than in training. If "
