@@ -92,7 +92,7 @@ def without_data(values: np.ndarray, image: Image.Image) -> np.ndarray | None:
     if number is None:
         return None
     found = _equal(values, number)
-    return found if found.ndim == 2 else found.all(axis=2)
+    return found if found.ndim == 2 else np.asarray(found.all(axis=2))
 
 
 def _equal(values: np.ndarray, number: float) -> np.ndarray:
