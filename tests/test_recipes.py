@@ -69,6 +69,17 @@ def test_palettes():
     ]
 
 
+def test_ids_without_colours():
+    ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image = Image.fromarray(ids)
+    image.putpalette([9, 9, 9, 200, 0, 0] + 30 * [7])
+    image.save("masks/a.png")
+    run("Indexed masks whose palettes differ")
+    with Image.open("masks/a.png") as written:
+        assert written.mode == "L"
+        np.testing.assert_array_equal(np.asarray(written), ids)
+
+
 def test_three_of_four_bands():
     bands = np.random.default_rng(0).integers(0, 5000, (4, 8, 10), dtype=np.uint16)
     write_map(Path("bands/a.tif"), bands)

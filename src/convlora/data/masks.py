@@ -69,6 +69,17 @@ def decode(values: np.ndarray, encoding: MaskEncoding, path: Path) -> np.ndarray
     return (values == 255).astype(np.uint8)
 
 
+def index_colours(image: Image.Image) -> dict[int, tuple[int, int, int]]:
+    """Index -> RGB of an image's palette; empty without one, and for greys in order, which are numbers."""
+    if image.mode not in {"P", "PA"}:
+        return {}
+    levels = image.getpalette("RGB") or []
+    colours = np.array(levels[: len(levels) // 3 * 3], np.uint8).reshape(-1, 3)
+    if len(colours) > 1 and (colours == np.arange(len(colours))[:, None]).all():
+        return {}
+    return {index: (red, green, blue) for index, (red, green, blue) in enumerate(colours.tolist())}
+
+
 def save_mask(path: Path, ids: np.ndarray) -> None:
     """Write class ids (H, W) uint8 as a palette PNG: any viewer shows colours, a program reads the ids."""
     image = Image.fromarray(ids)
