@@ -1,5 +1,6 @@
 """convert: every form of data ends in the plain layout with the same labels, and nothing is overwritten."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -282,6 +283,17 @@ def test_images_of_one_patient_stay_together(tmp_path):
     assert sum(map(len, who(tmp_path / "single")[0].values())) > 10  # what it is for
 
 
+def test_one_large_group_among_small_ones(tmp_path):
+    """In the first random order the 30 images of one patient may come last, and train gets 5."""
+    data = patients(tmp_path / "data", [30, *[1] * 6])
+    for seed in range(6):
+        written = convert_dataset(data, tmp_path / f"{seed}", split_seed=seed, group_by=r"p\d")
+        assert written.counts == {"train": 30, "val": 3, "test": 3}
+    again = convert_dataset(data, tmp_path / "again", split_seed=5, group_by=r"p\d")
+    assert again.notes == written.notes
+    assert who(tmp_path / "again") == who(tmp_path / "5")
+
+
 @pytest.mark.parametrize("sizes", [[20, 1, 1], [1, 1, 20], [3, 3, 3], [1, 9, 1, 9]])
 def test_few_groups_fill_every_split(tmp_path, sizes):
     convert_dataset(patients(tmp_path / "data", sizes), tmp_path / "new", group_by=r"p\d")
@@ -313,6 +325,22 @@ def test_command_with_groups(tmp_path, command):
     data = patients(tmp_path / "data", [4] * 10)
     code, text, _ = command("convert", data, "--out", tmp_path / "new", "--group-by", r"p\d")
     assert (code, "Wrote 28 train, 8 val, 4 test images" in text) == (0, True)
+    (told,) = [line for line in text.splitlines() if line.startswith("groups: ")]
+    found = who(tmp_path / "new")[0]
+    assert re.sub(r"\(.*?\)", "", told) == "groups: 7 in train , 2 in val , 1 in test "
+    assert all(
+        set(re.findall(r"p\d", part)) <= names
+        for part, names in zip(told.split("), "), found.values(), strict=True)
+    )
+    assert ", ...)" in told
+
+
+def test_command_says_that_a_seed_drew_the_splits(tmp_path, command):
+    data = patients(tmp_path / "data", [4] * 3)
+    code, text, _ = command("convert", data, "--out", tmp_path / "new", "--seed", 3)
+    assert code == 0
+    assert "splits: made here by seed 3, image by image: scores are too good if some are" in text
+    assert "splits: " not in command("convert", tmp_path / "new", "--out", tmp_path / "newer")[1]
 
 
 def test_command_with_tiles(tmp_path, command):

@@ -44,6 +44,8 @@ def convert(
         print(f"warning: {line}", file=sys.stderr)
     counts = ", ".join(f"{count} {split}" for split, count in written.counts.items())
     print(f"Wrote {counts} images with masks of {len(written.classes)} classes to {out}.")
+    for line in written.notes:
+        print(line)
     if written.left_out:
         print(f"Left out {written.left_out} tiles that have one colour or no label.")
     print(f"Next: convlora train {out} --out RUN")

@@ -12,10 +12,12 @@ from convlora.data.check_classes import check_classes
 from convlora.data.check_colours import check_indices, join_colour_masks
 from convlora.data.check_files import Scanned, check_copies, check_files
 from convlora.data.check_folders import check_folders, rename_hint, renames
+from convlora.data.check_groups import check_groups
 from convlora.data.check_names import class_names
 from convlora.data.check_scored import only_split
 from convlora.data.check_values import check_foreground, check_training, check_values, find_encoding
 from convlora.data.find import find_source
+from convlora.data.groups import Grouping, grouping, tell_groups
 from convlora.data.labels import Label, MaskFile
 from convlora.data.layout import BY_SEED, DataSet, Folder, Pair, fingerprint, pair_by_stem, split_pairs
 from convlora.data.masks import MaskEncoding
@@ -41,7 +43,8 @@ def check_dataset(
     splits: Sequence[str] = ("train", "val"),
     scored: str | None = None,
     split_seed: int = 0,
-    group: Callable[[Path], str] | None = None,
+    group: Grouping | None = None,
+    group_by: str | None = None,
     record: Record | None = None,
     workers: int | None = None,
     progress: ShowProgress = no_progress,
@@ -57,6 +60,7 @@ def check_dataset(
         scored: the only split that will be used; faults of the others are warnings then.
         split_seed: of the split that is made where the data has none.
         group: of an image, for that split; see `split_pairs`.
+        group_by: regular expression, see `grouping`; it makes no split, but groups in two splits are errors.
         record: splits of a run, which are taken in place of a new one.
         workers: threads.
         progress: shows how far it is; see `show_progress`.
@@ -64,8 +68,12 @@ def check_dataset(
     Returns:
         The report; its `dataset` can be used where there are no errors. Where layout, palette or class names
         are wrong altogether, it tells what could be told without them.
+
+    Raises:
+        ConfigError: `group_by` is no regular expression, or does not fit an image.
     """
     report = Report()
+    together = None if group_by is None else grouping(root, group_by)
     try:
         source = find_source(root)
     except (DataError, OSError) as error:
@@ -92,6 +100,9 @@ def check_dataset(
     pairs, problems = _split(folders, splits, made, record, digests)
     report.problems += _with_renames(problems, source.base)
     report.problems += check_copies(folders, pairs, images)
+    placed = {split: [pair.image for pair in found] for split, found in pairs.items()}
+    if together is not None:
+        report.problems += check_groups(placed, together, folders[0].split == "all", root)
     if scored is not None:
         report.problems[:] = only_split(report.problems, scored, folders, pairs, source.places)
     shares = _shares(pairs.get("train", []), names, encoding, masks)
@@ -110,6 +121,7 @@ def check_dataset(
         "layout": source.layout + (f", palette {setting.colours.source.name}" if setting.colours else ""),
         "images": {split: len(found) for split, found in pairs.items()},
         **({"splits": BY_SEED.format(seed=split_seed)} if report.found and report.found.by_seed else {}),
+        **({"groups": tell_groups(placed, together)} if together is not None else {}),
         "classes": list(names),
         "share of training pixels": {name: round(share, 4) for name, share in shares.items()},
         **_sizes(images),
