@@ -46,9 +46,11 @@ def write_map(file: Path, values: np.ndarray) -> None:
         opened.write(values)
 
 
-def test_a_threshold():
+@pytest.mark.parametrize("colour", [(250, 250, 250), (255, 0, 0), (0, 0, 255)])
+def test_a_threshold(colour):
     truth = np.kron(np.arange(64).reshape(8, 8) % 3 == 0, np.ones((16, 16), bool))
-    Image.fromarray(np.where(truth, 250, 6).astype(np.uint8)).convert("RGB").save("masks/a.jpg", quality=95)
+    pixels = np.where(truth[..., None], colour, 6).astype(np.uint8)
+    Image.fromarray(pixels).save("masks/a.jpg", quality=95)
     run("Masks with shades")
     np.testing.assert_array_equal(MaskFile(Path("masks/a.png")).read(), 255 * truth)
 

@@ -14,7 +14,7 @@ BLACK, WHITE, RED = (0, 0, 0), (255, 255, 255), (200, 0, 0)
 
 @pytest.fixture
 def data(tmp_path):
-    return write_shapes(tmp_path / "data", 2, {"train": 4, "val": 2, "test": 2})
+    return write_shapes(tmp_path / "my data", 2, {"train": 4, "val": 2, "test": 2})
 
 
 def ids(path):
@@ -56,6 +56,7 @@ def test_indices_that_are_the_other_way_round_in_some_masks(data):
     assert "If the indices are the class ids, take the colours away instead" in found[1].fix
     # what is told mends it
     lines = [line for line in found[0].fix.splitlines() if line[:1].isdigit()]
+    assert f"\nThen: convlora check '{data}'\n" in found[0].fix
     assert len(lines) == 2
     assert lines[0].startswith("0 0 0 class0")
     (data / "palette.txt").write_text("\n".join(lines), encoding="utf-8")

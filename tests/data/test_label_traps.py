@@ -212,6 +212,55 @@ def test_traces_of_jpeg_are_told_from_ids(data, values, code):
     assert {p.code for p in told} == {code}
 
 
+@pytest.mark.parametrize(
+    ("values", "lines"),
+    [
+        ((0, 128), ["0 0 0 background", "128 128 128 foreground"]),
+        ((0, 2), ["0 0 0 background", "2 2 2 foreground"]),
+        ((1, 2), ["1 1 1 background", "2 2 2 foreground"]),
+        ((0, 128, 255), ["0 0 0 background", "255 255 255 foreground", "128 128 128 ignore"]),
+        ((0, 1, 7, 255), ["0 0 0 background", "1 1 1 foreground", "7 7 7 ignore", "255 255 255 ignore"]),
+        ((0, 2, 3), []),
+        ((2, 255, 1), []),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_one_odd_value(data, values, lines, named):
+    """The palette that is told makes good data of it; class names alone would not."""
+    change_masks(data, lambda ids: np.resize(np.array(values, np.uint8), ids.shape))
+    if named:
+        (data / "classes.txt").write_text("background\nforeground\n", encoding="utf-8")
+    told = [p for p in check_dataset(data).errors if p.code == "unknown-ids"]
+    assert len(told) == 6
+    assert told[0].fix.splitlines()[1:] == lines
+    if lines:
+        (data / "palette.txt").write_text("\n".join(lines), encoding="utf-8")
+        (mended,) = [p.mask for p in check_dataset(data).dataset.splits["val"]][:1]
+        assert set(np.unique(mended.read())) == ({0, 1} if len(lines) == 2 else {0, 1, 255})
+
+
+def test_one_odd_value_of_indexed_masks(data):
+    """A palette reads what a viewer shows."""
+    for path in data.rglob("masks/*.png"):
+        image = Image.fromarray(np.array(Image.open(path)) * 2)
+        image.putpalette([9, 9, 9, 0, 0, 0, 200, 30, 30])
+        image.save(path)
+    (told, *_) = [p for p in check_dataset(data).errors if p.code == "unknown-ids"]
+    assert told.fix.splitlines()[1:] == ["9 9 9 background", "200 30 30 foreground"]
+
+
+@pytest.mark.parametrize("names", ["", "background\ncell\nwall\n"])
+@pytest.mark.parametrize("count", [3, 40])
+def test_objects_that_are_counted(data, names, count):
+    """Three in an image look like three classes."""
+    change_masks(data, lambda ids: np.resize(np.arange(count + 1, dtype=np.uint8), ids.shape))
+    if names:
+        (data / "classes.txt").write_text(names, encoding="utf-8")
+    told = [p for p in check_dataset(data).errors if p.code == "unknown-ids"]
+    assert all("count objects (instances)" in p.fix and "`mask > 0` as 0 and 1" in p.fix for p in told)
+    assert told
+
+
 @pytest.mark.parametrize("names", [("wheat", "maize", "beet"), ("wheat", "maize")])
 def test_names_that_begin_with_the_class_of_id_1(data, names):
     """Adding a class at the end, which was told alone, would train the wrong names."""

@@ -21,6 +21,11 @@ def told(root):
     return " ".join(f"{p.found} {p.fix}" for p in report.errors)
 
 
+def write_the_table(said):
+    command = said.partition(": python ")[2].partition(" writes ")[0]
+    subprocess.run(f"{shlex.quote(sys.executable)} {command}", shell=True, check=True)
+
+
 @pytest.mark.parametrize("ends", [("_sat", "_mask"), ("", "_mask"), ("_image", "_gt")])
 def test_images_and_masks_in_one_folder(data, ends):
     """As DeepGlobe's roads; the command of the message writes the table."""
@@ -31,11 +36,34 @@ def test_images_and_masks_in_one_folder(data, ends):
         (root / kind).rmdir()
     said = told(root)
     assert f"one folder, such as train_00{ends[0]}.png and train_00{ends[1]}.png" in said
-    command = said.partition(": python ")[2].partition(" writes ")[0]
-    subprocess.run(f"{shlex.quote(sys.executable)} {command}", shell=True, check=True)
+    write_the_table(said)
     report = check_dataset(root)
     assert report.ok
     assert sum(report.statistics["images"].values()) == 6
+
+
+def test_the_table_of_names_with_commas_and_of_hidden_files(data):
+    """Copies from a Mac have files such as `._1.png`, which are no pictures."""
+    root = data / "train"
+    for kind, end in (("images", "_sat"), ("masks", "_mask")):
+        for file in (root / kind).iterdir():
+            file.rename(root / f"Smith, J. {file.stem}{end}.png")
+            (root / f"._Smith, J. {file.stem}{end}.png").write_bytes(b"\0\5\26\7")
+        (root / kind).rmdir()
+    write_the_table(told(root))
+    report = check_dataset(root)
+    assert report.ok
+    assert sum(report.statistics["images"].values()) == 6
+
+
+@pytest.mark.parametrize("name", ["$HOME", "a`b", "it's", 'a"b'])
+def test_folders_that_a_command_could_not_name(data, name):
+    root = (data / "train").rename(data / name)
+    for kind, end in (("images", ""), ("masks", "_mask")):
+        for file in (root / kind).iterdir():
+            file.rename(root / f"{file.stem}{end}.png")
+        (root / kind).rmdir()
+    assert "Pair them in a table, data.csv." in told(root)
 
 
 def test_masks_beside_the_images_of_a_split(data):

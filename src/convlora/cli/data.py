@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from convlora.settings import as_typed
+
 Data = Annotated[
     Path,
     typer.Argument(
@@ -68,4 +70,4 @@ def brain(
 
     counts = write_brain_sample(folder)
     print(f"Wrote {', '.join(f'{n} {split}' for split, n in counts.items())} slices to {folder}.")
-    print(f"Next: convlora train {folder} --out runs/brain")
+    print(f"Next: {as_typed(['convlora', 'train', str(folder), '--out', 'runs/brain'])}")

@@ -11,6 +11,7 @@ from convlora.data.report import Problem
 from convlora.data.scan import MaskFacts
 from convlora.data.source import warning
 from convlora.data.yolo import BAD_LINE
+from convlora.settings import as_typed
 
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 
@@ -88,14 +89,14 @@ def _with_draft(
     fix = (
         f"Write this into {base / FILE} with your names, id 0 first ('ignore' leaves pixels out; one "
         f"name may have several colours), or into another file for --palette FILE:\n{draft(counted)}\n"
-        f"Then: convlora check {root}"
+        f"Then: {as_typed(['convlora', 'check', str(root)])}"
     )
     own = " If the indices are the class ids, take the colours away instead (docs/rearrange.md)."
     yield replace(first, found=first.found + more, fix=fix + (f"\n{own.strip()}" if indexed else ""))
     # alone, as where the first mask's split is not the one that is used, it must say enough
     fix = (
-        f"Its colours need a palette: --palette FILE, or {base / FILE}. convlora check {root} drafts "
-        f"one for all masks, at {Path(first.file).name}."
+        f"Its colours need a palette: --palette FILE, or {base / FILE}. "
+        f"{as_typed(['convlora', 'check', str(root)])} drafts one for all masks, at {Path(first.file).name}."
     )
     yield from (replace(problem, fix=fix + own * indexed) for problem in alike[1:])
 

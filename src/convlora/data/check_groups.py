@@ -7,6 +7,7 @@ from pathlib import Path
 from convlora.data.groups import Grouping
 from convlora.data.report import Problem, count
 from convlora.data.source import error
+from convlora.settings import as_typed
 
 
 def check_groups(
@@ -29,7 +30,8 @@ def check_groups(
             first.setdefault(name, image)
     fix = "Move all of its images into one split."
     if drawn:
-        fix = f"Make splits of whole groups: convlora convert {data} --out NEW --group-by REGEX."
+        command = as_typed(["convlora", "convert", str(data), "--out", "NEW", "--group-by", "REGEX"])
+        fix = f"Make splits of whole groups: {command}."
     for name, held in places.items():
         if len(held) > 1:
             listed = ", ".join(f"{count(n, 'image')} in {split}" for split, n in held.items())

@@ -11,12 +11,15 @@ from convlora.data.images import is_image
 _MASK_ENDS = ("mask", "gt", "label", "seg", "ann", "truth", "groundtruth", "ground_truth", "target", "matte")
 #: Ends of the name of a folder of masks beside that of a split's images, such as `train_labels`.
 _BESIDE = ("_labels", "_label", "_masks", "_mask", "_gt", "_annotations", "_ground_truth", "_targets")
-#: Writes data.csv for names that differ in their ends only.
+#: Writes data.csv for names that differ in their ends only; those with commas are quoted.
 _TABLE = (
-    "python -c \"from pathlib import Path; d = Path({folder}); (d / 'data.csv').write_text('image,mask\\n' + "
-    "''.join(p.name + ',' + p.name[:-{cut}] + '{mask}\\n' for p in sorted(d.glob('*{image}')) "
-    "if not p.name.endswith('{mask}')), encoding='utf-8')\""
+    'python -c "import csv; from pathlib import Path; d = Path({folder}); '
+    "t = (d / 'data.csv').open('w', newline='', encoding='utf-8'); "
+    "csv.writer(t).writerows([('image', 'mask')] + [(p.name, p.name[:-{cut}] + '{mask}') "
+    "for p in sorted(d.iterdir()) if p.name.endswith('{image}') and not p.name.endswith('{mask}') "
+    "and p.name[0] != '.']); t.close()\""
 )
+_SHELL = frozenset("'\"$`")  # what the command cannot hold between its quotes
 
 
 def loose_images(folder: Path, split: bool = False) -> str:
@@ -67,7 +70,7 @@ def _is_mask_end(end: str) -> bool:
 def _tell_pairs(folder: Path, names: Sequence[str], image: str, mask: str) -> str:
     first = next(name for name in names if name.endswith(image))
     told = f"Images and masks lie in one folder, such as {first} and {first.removesuffix(image)}{mask}."
-    if "'" in image + mask + str(folder) or '"' in image + mask + str(folder):
+    if _SHELL & {*image, *mask, *str(folder)}:
         return f"{told} Pair them in a table, data.csv."
     command = _TABLE.format(folder=f"r'{folder}'", cut=len(image), image=image, mask=mask)
     return f"{told} Pair them in a table: {command} writes {folder / 'data.csv'}."

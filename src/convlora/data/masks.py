@@ -14,6 +14,13 @@ IGNORE = 255
 _NO_DATA = {-1, -128, -999, -9999, -32768, 32767, 65535}  # as maps mark it; other numbers may count objects
 
 
+#: Told where the values of a mask may number its objects.
+OBJECTS = (
+    " If the numbers count objects (instances), save the class of each instead, for one class `mask > 0` "
+    "as 0 and 1."
+)
+
+
 class MaskEncoding(StrEnum):
     """How the values of all masks of a data set are to be read."""
 
@@ -119,7 +126,7 @@ def _narrow(values: np.ndarray, path: Path) -> np.ndarray:
         elif len(odd := np.unique(values[(values < 0) | (values > IGNORE)])) == 1 and odd[0] in _NO_DATA:
             fix = f"{fix[:-1]}, with 255 in place of {odd[0]:g} if that is 'no data'."
         else:
-            fix += " If the numbers count objects (instances), save the class of each object instead."
+            fix += OBJECTS
         raise FileError.about(path, found, fix, "unknown-ids")
     return values.astype(np.uint8)
 
