@@ -82,6 +82,25 @@ def test_ids_without_colours():
         np.testing.assert_array_equal(np.asarray(written), ids)
 
 
+@pytest.mark.parametrize("end", ["", "_0000"])
+def test_slices_of_volumes(end):
+    import nibabel
+
+    rng = np.random.default_rng(0)
+    volume, ids = rng.integers(-500, 500, (6, 8, 3)), rng.integers(0, 4, (6, 8, 3))
+    for folder in ("imagesTr", "labelsTr"):
+        Path(folder).mkdir()
+    for name, values, kind in ((f"imagesTr/a{end}", volume, np.int16), ("labelsTr/a", ids, np.uint8)):
+        nibabel.save(nibabel.Nifti1Image(values.astype(kind), np.eye(4)), f"{name}.nii.gz")
+    run("NIfTI volumes")
+    expected = (np.clip((volume + 160) / 400, 0, 1) * 255).astype(np.uint8)
+    for i in range(3):
+        mask = MaskFile(Path(f"masks/a_{i:03}.png")).read()
+        np.testing.assert_array_equal(mask, ids[:, :, i].T)
+        pixels = read_pixels(Path(f"images/a_{i:03}.png"))
+        np.testing.assert_array_equal(pixels[..., 0], expected[:, :, i].T)
+
+
 def test_three_of_four_bands():
     bands = np.random.default_rng(0).integers(0, 5000, (4, 8, 10), dtype=np.uint16)
     write_map(Path("bands/a.tif"), bands)

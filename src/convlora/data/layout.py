@@ -12,7 +12,7 @@ from convlora.data.groups import Grouping, place_groups
 from convlora.data.hints import meant_folder
 from convlora.data.images import holds_images, is_image
 from convlora.data.labels import Label, MaskFile
-from convlora.data.loose import loose_images
+from convlora.data.loose import loose_images, other_layout
 from convlora.data.masks import MaskEncoding
 from convlora.errors import DataError
 
@@ -100,8 +100,8 @@ def find_folders(root: Path) -> list[Folder]:
         found = _splits_inside(root / "images", masks) or [_list_files(root / "images", masks, "all")]
     if not found:
         inside = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
-        meant = meant_folder(root, "images"), meant_folder(root, "masks"), loose_images(root)
-        hints = [*filter(None, meant)]
+        hints = meant_folder(root, "images"), meant_folder(root, "masks"), loose_images(root)
+        hints = [*filter(None, (*hints, other_layout(root)))]
         raise DataError(" ".join((f"{root} holds {inside}.", *hints, f"{LAYOUT_HELP}.")))
     return found
 
