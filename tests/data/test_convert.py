@@ -163,6 +163,20 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert (out / "classes.txt").read_text() == "background\ncat\ndog\n"
 
 
+def test_warnings_of_one_kind_are_gathered(tmp_path, command):
+    data = write_table(tmp_path / "data")
+    for path in sorted((data / "truth").iterdir())[:5]:
+        Image.fromarray(np.zeros((20, 30), np.uint8)).save(path)
+    said = command("convert", data, "--out", tmp_path / "new")[2]
+    told = [line for line in said.splitlines() if "[empty-masks]" in line]
+    assert len(told) == 1
+    assert told[0].endswith("(4 more like it: convlora check shows all)")
+    for name in ("test0", "test1", "test2"):
+        Image.fromarray(np.eye(20, 30, dtype=np.uint8)).save(data / "truth" / f"{name}_mask.png")
+    written = convert_dataset(data, tmp_path / "few")
+    assert ["more like it" in line for line in written.warnings if "[empty-masks]" in line] == [False, False]
+
+
 def scenes(root, kind=np.uint8):
     """Two scenes for training, 70 x 100 and 40 x 40, and one of each for val; the left third has no data."""
     rng = np.random.default_rng(0)

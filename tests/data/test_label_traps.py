@@ -137,6 +137,30 @@ def test_a_half_turn_of_one_of_a_pair_is_told(data, turned):
     assert told is (turned == ("images",))
 
 
+@pytest.mark.parametrize("turned", ["images", "masks"])
+@pytest.mark.parametrize("other", [1, 3])
+def test_a_quarter_turn_that_fits(data, turned, other):
+    """Height and width prove it, unless the other is turned too: photographs of phones need no warning."""
+    for path in data.rglob(f"{turned}/*.png"):
+        with_orientation(path, np.rot90(np.array(Image.open(path))), 6)
+    if other != 1:
+        for path in data.rglob(f"{'masks' if turned == 'images' else 'images'}/*.png"):
+            with_orientation(path, np.array(Image.open(path)), other)
+    told = [p for p in check_dataset(data).problems if p.code == "exif-orientation"]
+    assert len(told) == (0 if other == 1 else 6)
+
+
+def test_a_quarter_turn_of_squares(tmp_path):
+    """Any turn fits these."""
+    root = tmp_path / "squares"
+    for i in range(3):
+        for kind in ("images", "masks"):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(i).integers(0, 2, (16, 16), dtype=np.uint8)
+            with_orientation(root / kind / f"{i}.png", noise, 6 if kind == "images" else 1)
+    assert [p.code for p in check_dataset(root).problems] == ["exif-orientation"] * 3
+
+
 # --- files ---
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from convlora.data.check import check_dataset
+from convlora.data.gather import gathered
 from convlora.data.groups import Grouping, grouping, tell_groups
 from convlora.data.labels import read_label
 from convlora.data.layout import BY_SEED, DataSet, Pair
@@ -25,7 +26,7 @@ class Converted:
     Args:
         counts: images of each split.
         classes: names, id 0 first.
-        warnings: what the check of the data had to say.
+        warnings: what the check of the data had to say, of many findings of a kind the first.
         left_out: tiles of one colour, or without a label.
         notes: how the splits were made, where the data had none.
     """
@@ -98,7 +99,7 @@ def convert_dataset(
         raise DataError(
             f"{out} cannot be written: {error}. Nothing of it is left. Make room, or choose another place."
         ) from error
-    warnings = tuple(map(str, report.warnings))
+    warnings = tuple(gathered(report.warnings))
     return Converted(counts, dataset.classes, warnings, left_out, _notes(dataset, split_seed, group))
 
 
