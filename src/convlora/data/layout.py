@@ -100,8 +100,8 @@ def find_folders(root: Path) -> list[Folder]:
         found = _splits_inside(root / "images", masks) or [_list_files(root / "images", masks, "all")]
     if not found:
         inside = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
-        hints = meant_folder(root, "images"), meant_folder(root, "masks"), loose_images(root)
-        hints = [*filter(None, (*hints, other_layout(root)))]
+        meant = meant_folder(root, "images"), meant_folder(root, "masks"), loose_images(root)
+        hints = [*filter(None, (*meant, other_layout(root)))]
         raise DataError(" ".join((f"{root} holds {inside}.", *hints, f"{LAYOUT_HELP}.")))
     return found
 
