@@ -272,3 +272,14 @@ def test_a_score_that_is_not_defined_is_an_empty_cell(tmp_path):
     text = (tmp_path / "t.csv").read_text(encoding="utf-8")
     assert text == 'image,mean_dice_foreground,mae\n"a, b",,0.250000\nc,0.500000,0.125000\n'
     assert table.worst() == [("c", 0.5)]
+
+
+def test_warnings_of_one_kind_are_gathered(command, binary_adapter, data):
+    for path in sorted((data / "test" / "masks").iterdir())[:3]:
+        with Image.open(path) as mask:
+            Image.new("L", mask.size).save(path)
+    code, _, error = command("evaluate", binary_adapter, data)
+    told = [line for line in error.splitlines() if "[empty-masks]" in line]
+    assert (code, len(told)) == (0, 1)
+    assert told[0].startswith("warning: [empty-masks] ")
+    assert told[0].endswith("(2 more like it: convlora check shows all)")

@@ -1,6 +1,7 @@
 """The commands as a user types them: the whole way from images to masks, and what mistakes look like."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -203,6 +204,26 @@ def test_without_test_images_the_next_command_scores_val(run, binary_data, small
     told = text.splitlines()[-1]
     assert told == f"Next: convlora evaluate {out} {data} --split val"
     assert run(*told.split()[2:])[0] == 0
+
+
+def test_next_commands_of_places_with_blanks(run, binary_data, small_backbone, tmp_path, monkeypatch):
+    """As they are pasted into a shell."""
+    data, out, merged = tmp_path / "my data", tmp_path / "it's a run", tmp_path / "merged model"
+    code, text, _ = run("convert", binary_data, "--out", data)
+    assert (code, following(text)) == (0, ["convlora", "train", str(data), "--out", "RUN"])
+    arguments = ["--backbone", small_backbone, *TRAIN, "--method", "lora"]
+    code, text, _ = run("train", data, "--out", out, *arguments)
+    assert (code, following(text)) == (0, ["convlora", "evaluate", str(out), str(data)])
+    code, text, _ = run("merge", out, "--out", merged)
+    assert following(text) == ["convlora", "predict", str(merged), "IMAGE_OR_DIR", "--out", "masks"]
+    for name in ("loop.pretrain", "shards.write_shards", "textures.TextureBank"):
+        monkeypatch.setattr(f"convlora.pretraining.{name}", lambda *_, **__: tmp_path / "a backbone")
+    code, text, _ = run("pretrain", "--out", tmp_path / "out", "--no-teacher")
+    assert following(text)[-2:] == ["--backbone", str(tmp_path / "a backbone")]
+
+
+def following(text):
+    return shlex.split(text.splitlines()[-1].partition("Next: ")[2])
 
 
 def test_help_tells_the_defaults():

@@ -142,6 +142,19 @@ def test_two_writers_of_one_key(tmp_path, told, monkeypatch):
     assert told == []
 
 
+def test_what_other_processes_write_counts(tmp_path, told, monkeypatch):
+    """Each knows its own writes only, until it looks again."""
+    monkeypatch.setattr(module, "_LOOK_EVERY", 2)
+    one, two = store(tmp_path, told, limit=5 * ROOM), store(tmp_path, told, limit=5 * ROOM)
+    for i in range(6):
+        one.write(f"one{i}", embedding(i))
+        two.write(f"two{i}", embedding(i))
+    assert len(list(tmp_path.iterdir())) <= 5 + 2 * 2  # not 12: the limit, and what each wrote between looks
+    assert one.closed
+    assert two.closed
+    assert len(told) == 2
+
+
 def test_leftovers_of_a_kill_are_removed_for_room(tmp_path, told):
     (tmp_path / "a.safetensors.12.part").write_bytes(bytes(600))
     os.utime(tmp_path / "a.safetensors.12.part", (0, 0))

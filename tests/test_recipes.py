@@ -47,9 +47,11 @@ def write_map(file: Path, values: np.ndarray) -> None:
         opened.write(values)
 
 
-def test_a_threshold():
+@pytest.mark.parametrize("colour", [(250, 250, 250), (255, 0, 0), (0, 0, 255)])
+def test_a_threshold(colour):
     truth = np.kron(np.arange(64).reshape(8, 8) % 3 == 0, np.ones((16, 16), bool))
-    Image.fromarray(np.where(truth, 250, 6).astype(np.uint8)).convert("RGB").save("masks/a.jpg", quality=95)
+    pixels = np.where(truth[..., None], colour, 6).astype(np.uint8)
+    Image.fromarray(pixels).save("masks/a.jpg", quality=95)
     run("Masks with shades")
     np.testing.assert_array_equal(MaskFile(Path("masks/a.png")).read(), 255 * truth)
 
@@ -84,6 +86,36 @@ def test_areas_without_data():
     for name, empty in (("deep", deep[0] == 65535), ("rgba", rgba[3] == 0)):
         np.testing.assert_array_equal(MaskFile(Path(f"masks/{name}.png")).read(), np.where(empty, 255, ids))
         assert empty.any() != empty.all()
+
+
+def test_ids_without_colours():
+    ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image = Image.fromarray(ids)
+    image.putpalette([9, 9, 9, 200, 0, 0] + 30 * [7])
+    image.save("masks/a.png")
+    run("Indexed masks whose palettes differ")
+    with Image.open("masks/a.png") as written:
+        assert written.mode == "L"
+        np.testing.assert_array_equal(np.asarray(written), ids)
+
+
+@pytest.mark.parametrize("end", ["", "_0000"])
+def test_slices_of_volumes(end):
+    import nibabel
+
+    rng = np.random.default_rng(0)
+    volume, ids = rng.integers(-500, 500, (6, 8, 3)), rng.integers(0, 4, (6, 8, 3))
+    for folder in ("imagesTr", "labelsTr"):
+        Path(folder).mkdir()
+    for name, values, kind in ((f"imagesTr/a{end}", volume, np.int16), ("labelsTr/a", ids, np.uint8)):
+        nibabel.save(nibabel.Nifti1Image(values.astype(kind), np.eye(4)), f"{name}.nii.gz")
+    run("NIfTI volumes")
+    expected = (np.clip((volume + 160) / 400, 0, 1) * 255).astype(np.uint8)
+    for i in range(3):
+        mask = MaskFile(Path(f"masks/a_{i:03}.png")).read()
+        np.testing.assert_array_equal(mask, ids[:, :, i].T)
+        pixels = read_pixels(Path(f"images/a_{i:03}.png"))
+        np.testing.assert_array_equal(pixels[..., 0], expected[:, :, i].T)
 
 
 def test_three_of_four_bands():

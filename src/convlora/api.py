@@ -30,7 +30,11 @@ from convlora.training.run_folder import check_run_folder_is_free, record_of
 
 
 def check(
-    data: str | Path, *, classes: Sequence[str] | None = None, palette: str | Path | None = None
+    data: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    palette: str | Path | None = None,
+    group_by: str | None = None,
 ) -> Report:
     """Find every problem in a data set; the Python form of `convlora check`.
 
@@ -38,6 +42,7 @@ def check(
         data: folder with images and masks; or a .csv, COCO .json or YOLO data.yaml.
         classes: class names, id 0 first; by default those of the data.
         palette: colours of the classes, for colour masks.
+        group_by: regular expression; images in whose names it finds the same must be in one split.
 
     Returns:
         The report: `ok`, `problems`, `statistics`, `to_text()`, `to_json()`. What is wrong in the data is in
@@ -46,9 +51,8 @@ def check(
     Raises:
         ConfigError: an argument is not valid.
     """
-    return check_dataset(
-        as_path(data, "data"), as_names(classes), palette=as_optional_path(palette, "palette")
-    )
+    colours = as_optional_path(palette, "palette")
+    return check_dataset(as_path(data, "data"), as_names(classes), palette=colours, group_by=group_by)
 
 
 def convert(
@@ -73,7 +77,7 @@ def convert(
         tile: cut larger images into tiles of this side, in pixels.
 
     Returns:
-        `counts` (images of each split), `classes`, `left_out` (tiles without anything to learn), `warnings`.
+        `counts` (images by split), `classes`, `left_out` (tiles with nothing to learn), `warnings`, `notes`.
 
     Raises:
         ConvLoraError: an argument is not valid, the data has errors, or `out` cannot be written.

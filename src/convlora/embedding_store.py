@@ -52,6 +52,9 @@ def cache_limit() -> int:
     return int(limit * _GB)
 
 
+_LOOK_EVERY = 64
+"""Embeddings written between looks at what other processes have written: few enough for the limit to hold."""
+
 _COARSE = 2.0
 """Seconds that the times of files may lag behind the clock: some ms on a disk, up to two on others."""
 
@@ -70,6 +73,7 @@ class EmbeddingStore:
         self.folder, self.limit, self.warn = folder, limit, warn
         self.started = time.time() - _COARSE
         self.taken = sum(size for _, size, _ in self._files())
+        self.written = 0
         self.closed = False
 
     def read(self, key: str, check: bool = False) -> Tensor | None:
@@ -124,10 +128,13 @@ class EmbeddingStore:
             taken = part.stat().st_size
             part.replace(file)
             self.taken += taken
+            self.written += 1
         finally:
             part.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> bool:
+        if self.written and self.written % _LOOK_EVERY == 0:  # other processes write there too
+            self.taken = sum(size for _, size, _ in self._files())
         if self.taken + size <= self.limit:
             return True
         files = sorted(self._files())

@@ -17,6 +17,7 @@ from convlora.checkpoint import find_adapter, from_pretrained, read_adapter_conf
 from convlora.data.check import check_dataset
 from convlora.data.classes import read_class_names
 from convlora.data.find import find_source
+from convlora.data.gather import gathered
 from convlora.data.images import read_image
 from convlora.data.labels import MaskFile, read_label
 from convlora.data.layout import SPLITS, DataSet, Pair
@@ -120,7 +121,7 @@ def evaluate_run(
     pairs = dataset.splits[split]
     if pictures is not None:
         _check_pictures(pairs, dataset, pictures, overwrite)
-    for line in [*report.warnings, *([slow] if slow else [])]:
+    for line in [*gathered(report.warnings), *([slow] if slow else [])]:
         warn(f"warning: {line}")
     metrics, table = new_metrics(classes), ImageScores()
     predictor = Predictor(segmenter, device, precision, engine, tile=tile, tile_overlap=tile_overlap)

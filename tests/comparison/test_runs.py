@@ -27,17 +27,18 @@ def test_a_run_without_memory_is_told_what_a_comparison_can_do(tmp_path, monkeyp
     """Not what `train` advises: a run of a comparison cannot go on with other options."""
 
     def run(folder):
-        raise cannot_halve(1, 1, "CUDA out of memory. Tried to allocate 2 GiB.")
+        raise cannot_halve(1, 1, "CUDA out of memory. Tried to allocate 2 GiB.", "bf16")
 
     monkeypatch.setattr(cell_module, "run_cell", run)
     monkeypatch.setattr(sys, "argv", ["cell", str(tmp_path)])
-    (tmp_path / "cell.json").write_text('{"digest": "abc"}')
+    (tmp_path / "cell.json").write_text('{"digest": "abc", "config": {"precision": "fp16"}}')
     with pytest.raises(SystemExit, match="2"):
         cell_module.main()
     said = json.loads((tmp_path / "result.json").read_text())["error"]
     assert said.startswith("Out of memory with 1 image at once (CUDA out of memory. Tried to allocate 2 ")
     assert "Leave the method out of --methods, or compare anew, in another --out, with --set mic" in said
     assert "--resume" not in said
+    assert "--precision" not in said  # which takes least already
     assert capsys.readouterr().err == f"error: {said}\n"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from PIL import Image
 
 from convlora.data.check import check_dataset
 from convlora.data.classes import read_class_names
-from convlora.data.layout import find_folders, split_pairs
+from convlora.data.labels import MaskFile
+from convlora.data.layout import Pair, find_folders, split_pairs
 from convlora.data.masks import MaskEncoding
 from convlora.errors import DataError
 from small import write_shapes
@@ -246,6 +248,19 @@ def test_folder_without_splits(binary_data, tmp_path):
     stems = [pair.stem for pairs in found.splits.values() for pair in pairs]
     assert len(stems) == len(set(stems)) == 16
     assert {split: len(pairs) for split, pairs in found.splits.items()} == {"train": 12, "val": 2, "test": 2}
+
+
+def test_the_split_of_a_seed_stays():
+    """Recorded scores are of these images."""
+    pairs = [Pair(f"{i}", Path(f"{i}.png"), MaskFile(Path(f"{i}.png"))) for i in range(20)]
+    found = {
+        seed: {split: [int(pair.stem) for pair in there] for split, there in split_pairs(pairs, seed).items()}
+        for seed in (0, 3)
+    }
+    assert {seed: (splits["val"], splits["test"]) for seed, splits in found.items()} == {
+        0: ([4, 6, 19], [2, 13, 16]),
+        3: ([12, 16, 18], [3, 8, 13]),
+    }
 
 
 def test_too_few_to_split():

@@ -1,5 +1,6 @@
 """convert: every form of data ends in the plain layout with the same labels, and nothing is overwritten."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -162,6 +163,20 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert (out / "classes.txt").read_text() == "background\ncat\ndog\n"
 
 
+def test_warnings_of_one_kind_are_gathered(tmp_path, command):
+    data = write_table(tmp_path / "data")
+    for path in sorted((data / "truth").iterdir())[:5]:
+        Image.fromarray(np.zeros((20, 30), np.uint8)).save(path)
+    said = command("convert", data, "--out", tmp_path / "new")[2]
+    told = [line for line in said.splitlines() if "[empty-masks]" in line]
+    assert len(told) == 1
+    assert told[0].endswith("(4 more like it: convlora check shows all)")
+    for name in ("test0", "test1", "test2"):
+        Image.fromarray(np.eye(20, 30, dtype=np.uint8)).save(data / "truth" / f"{name}_mask.png")
+    written = convert_dataset(data, tmp_path / "few")
+    assert ["more like it" in line for line in written.warnings if "[empty-masks]" in line] == [False, False]
+
+
 def scenes(root, kind=np.uint8):
     """Two scenes for training, 70 x 100 and 40 x 40, and one of each for val; the left third has no data."""
     rng = np.random.default_rng(0)
@@ -282,6 +297,17 @@ def test_images_of_one_patient_stay_together(tmp_path):
     assert sum(map(len, who(tmp_path / "single")[0].values())) > 10  # what it is for
 
 
+def test_one_large_group_among_small_ones(tmp_path):
+    """In the first random order the 30 images of one patient may come last, and train gets 5."""
+    data = patients(tmp_path / "data", [30, *[1] * 6])
+    for seed in range(6):
+        written = convert_dataset(data, tmp_path / f"{seed}", split_seed=seed, group_by=r"p\d")
+        assert written.counts == {"train": 30, "val": 3, "test": 3}
+    again = convert_dataset(data, tmp_path / "again", split_seed=5, group_by=r"p\d")
+    assert again.notes == written.notes
+    assert who(tmp_path / "again") == who(tmp_path / "5")
+
+
 @pytest.mark.parametrize("sizes", [[20, 1, 1], [1, 1, 20], [3, 3, 3], [1, 9, 1, 9]])
 def test_few_groups_fill_every_split(tmp_path, sizes):
     convert_dataset(patients(tmp_path / "data", sizes), tmp_path / "new", group_by=r"p\d")
@@ -313,6 +339,22 @@ def test_command_with_groups(tmp_path, command):
     data = patients(tmp_path / "data", [4] * 10)
     code, text, _ = command("convert", data, "--out", tmp_path / "new", "--group-by", r"p\d")
     assert (code, "Wrote 28 train, 8 val, 4 test images" in text) == (0, True)
+    (told,) = [line for line in text.splitlines() if line.startswith("groups: ")]
+    found = who(tmp_path / "new")[0]
+    assert re.sub(r"\(.*?\)", "", told) == "groups: 7 in train , 2 in val , 1 in test "
+    assert all(
+        set(re.findall(r"p\d", part)) <= names
+        for part, names in zip(told.split("), "), found.values(), strict=True)
+    )
+    assert ", ...)" in told
+
+
+def test_command_says_that_a_seed_drew_the_splits(tmp_path, command):
+    data = patients(tmp_path / "data", [4] * 3)
+    code, text, _ = command("convert", data, "--out", tmp_path / "new", "--seed", 3)
+    assert code == 0
+    assert "splits: made here by seed 3, image by image: scores are too good if some are" in text
+    assert "splits: " not in command("convert", tmp_path / "new", "--out", tmp_path / "newer")[1]
 
 
 def test_command_with_tiles(tmp_path, command):

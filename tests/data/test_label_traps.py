@@ -137,6 +137,30 @@ def test_a_half_turn_of_one_of_a_pair_is_told(data, turned):
     assert told is (turned == ("images",))
 
 
+@pytest.mark.parametrize("turned", ["images", "masks"])
+@pytest.mark.parametrize("other", [1, 3])
+def test_a_quarter_turn_that_fits(data, turned, other):
+    """Height and width prove it, unless the other is turned too: photographs of phones need no warning."""
+    for path in data.rglob(f"{turned}/*.png"):
+        with_orientation(path, np.rot90(np.array(Image.open(path))), 6)
+    if other != 1:
+        for path in data.rglob(f"{'masks' if turned == 'images' else 'images'}/*.png"):
+            with_orientation(path, np.array(Image.open(path)), other)
+    told = [p for p in check_dataset(data).problems if p.code == "exif-orientation"]
+    assert len(told) == (0 if other == 1 else 6)
+
+
+def test_a_quarter_turn_of_squares(tmp_path):
+    """Any turn fits these."""
+    root = tmp_path / "squares"
+    for i in range(3):
+        for kind in ("images", "masks"):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(i).integers(0, 2, (16, 16), dtype=np.uint8)
+            with_orientation(root / kind / f"{i}.png", noise, 6 if kind == "images" else 1)
+    assert [p.code for p in check_dataset(root).problems] == ["exif-orientation"] * 3
+
+
 # --- files ---
 
 
@@ -210,6 +234,55 @@ def test_traces_of_jpeg_are_told_from_ids(data, values, code):
         Image.fromarray(odd).save(path)
     told = [p for p in check_dataset(data).errors if p.file.startswith(str(data / "train"))]
     assert {p.code for p in told} == {code}
+
+
+@pytest.mark.parametrize(
+    ("values", "lines"),
+    [
+        ((0, 128), ["0 0 0 background", "128 128 128 foreground"]),
+        ((0, 2), ["0 0 0 background", "2 2 2 foreground"]),
+        ((1, 2), ["1 1 1 background", "2 2 2 foreground"]),
+        ((0, 128, 255), ["0 0 0 background", "255 255 255 foreground", "128 128 128 ignore"]),
+        ((0, 1, 7, 255), ["0 0 0 background", "1 1 1 foreground", "7 7 7 ignore", "255 255 255 ignore"]),
+        ((0, 2, 3), []),
+        ((2, 255, 1), []),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_one_odd_value(data, values, lines, named):
+    """The palette that is told makes good data of it; class names alone would not."""
+    change_masks(data, lambda ids: np.resize(np.array(values, np.uint8), ids.shape))
+    if named:
+        (data / "classes.txt").write_text("background\nforeground\n", encoding="utf-8")
+    told = [p for p in check_dataset(data).errors if p.code == "unknown-ids"]
+    assert len(told) == 6
+    assert told[0].fix.splitlines()[1:] == lines
+    if lines:
+        (data / "palette.txt").write_text("\n".join(lines), encoding="utf-8")
+        (mended,) = [p.mask for p in check_dataset(data).dataset.splits["val"]][:1]
+        assert set(np.unique(mended.read())) == ({0, 1} if len(lines) == 2 else {0, 1, 255})
+
+
+def test_one_odd_value_of_indexed_masks(data):
+    """A palette reads what a viewer shows."""
+    for path in data.rglob("masks/*.png"):
+        image = Image.fromarray(np.array(Image.open(path)) * 2)
+        image.putpalette([9, 9, 9, 0, 0, 0, 200, 30, 30])
+        image.save(path)
+    (told, *_) = [p for p in check_dataset(data).errors if p.code == "unknown-ids"]
+    assert told.fix.splitlines()[1:] == ["9 9 9 background", "200 30 30 foreground"]
+
+
+@pytest.mark.parametrize("names", ["", "background\ncell\nwall\n"])
+@pytest.mark.parametrize("count", [3, 40])
+def test_objects_that_are_counted(data, names, count):
+    """Three in an image look like three classes."""
+    change_masks(data, lambda ids: np.resize(np.arange(count + 1, dtype=np.uint8), ids.shape))
+    if names:
+        (data / "classes.txt").write_text(names, encoding="utf-8")
+    told = [p for p in check_dataset(data).errors if p.code == "unknown-ids"]
+    assert all("count objects (instances)" in p.fix and "`mask > 0` as 0 and 1" in p.fix for p in told)
+    assert told
 
 
 @pytest.mark.parametrize("names", [("wheat", "maize", "beet"), ("wheat", "maize")])

@@ -7,7 +7,7 @@ import torch
 
 import convlora
 from convlora.config import make_config
-from convlora.inference.device import autocast_dtype, slowness, training_dtype
+from convlora.inference.device import advised_half, autocast_dtype, slowness, training_dtype
 from convlora.training import dry_run as dry_run_module
 from convlora.training.dry_run import dry_run
 
@@ -24,12 +24,29 @@ def fast(request, monkeypatch):
 def test_only_half_precision_on_a_cpu(fast):
     cpu = torch.device("cpu")
     assert slowness(None, cpu) is None
-    assert slowness(torch.bfloat16, torch.device("cuda")) is None
     assert slowness(torch.bfloat16, torch.device("mps")) is None
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         text = slowness(dtype, cpu)
         assert (text is None) == fast
         assert fast or (f"precision is {name}," in text and "Use precision auto or fp32." in text)
+
+
+@pytest.mark.parametrize(("capability", "half"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((12, 0), "bf16")])
+def test_bf16_on_gpus_that_imitate_it(capability, half, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    cuda = torch.device("cuda")
+    assert slowness(torch.float16, cuda) is slowness(None, cuda) is None
+    text = slowness(torch.bfloat16, cuda)
+    assert (text is None) == (half == "bf16")
+    assert text is None or "before Ampere, as this one, only imitate" in text
+    assert autocast_dtype("auto", cuda) is {"fp16": torch.float16, "bf16": torch.bfloat16}[half]
+    assert advised_half(None, cuda) == half
+    assert advised_half(torch.float16, cuda) is None
+
+
+def test_advice_for_memory_on_a_cpu(fast):
+    assert advised_half(None, torch.device("cpu")) == ("bf16" if fast else None)
+    assert advised_half(torch.bfloat16, torch.device("cpu")) is None
 
 
 def test_auto_is_not_slow():

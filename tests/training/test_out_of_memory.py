@@ -16,6 +16,7 @@ from convlora.config import make_config
 from convlora.errors import ConfigError
 from convlora.inference.predictor import is_out_of_memory
 from convlora.training import fit as fit_module
+from convlora.training import loop as loop_module
 from convlora.training.fit import fit
 from convlora.training.loop import Loop, cut
 from convlora.training.plan import Plan
@@ -173,14 +174,19 @@ def test_resuming_with_a_micro_batch_that_fits_takes_it_whole(
     assert Short.seen == [2] * 8
 
 
-def test_one_image_that_does_not_fit_ends_with_what_to_change(short, binary_data, small_backbone, tmp_path):
+@pytest.mark.parametrize("half", ["bf16", None])
+def test_one_image_that_does_not_fit_ends_with_what_to_change(
+    half, short, binary_data, small_backbone, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop_module, "advised_half", lambda dtype, device: half)
     short(0)
     with pytest.raises(ConfigError) as caught:
         train(binary_data, small_backbone, tmp_path / "run")
     message = str(caught.value)
     assert "Out of memory with 1 image at once (CUDA out of memory. Tried to allocate 2 GiB.)" in message
-    for remedy in ("--image-size", "--precision bf16", "--backbone", "decoder-only", "--dry-run", "is kept"):
+    for remedy in ("--image-size", "--backbone", "decoder-only", "--dry-run", "is kept"):
         assert remedy in message
+    assert ("--precision bf16" in message) == bool(half)
     assert "Go on with --resume --checkpointing if that is not in use yet, or start a new run" in message
     short(99)
     train(binary_data, small_backbone, tmp_path / "run", resume=True, checkpointing=True)
@@ -214,6 +220,9 @@ def test_other_errors_are_not_caught(short, binary_data, small_backbone, tmp_pat
         (torch.OutOfMemoryError("CUDA out of memory."), True),
         (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False),
         (RuntimeError("CUDA error: device-side assert triggered"), False),
         (MemoryError(), True),
         (ValueError("out of memory"), False),

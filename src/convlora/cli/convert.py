@@ -8,6 +8,7 @@ import typer
 
 from convlora.cli.data import Classes, Data, PaletteFile, split_names
 from convlora.cli.options import Tile
+from convlora.settings import as_typed
 
 
 def convert(
@@ -44,8 +45,10 @@ def convert(
         print(f"warning: {line}", file=sys.stderr)
     counts = ", ".join(f"{count} {split}" for split, count in written.counts.items())
     print(f"Wrote {counts} images with masks of {len(written.classes)} classes to {out}.")
+    for line in written.notes:
+        print(line)
     if written.left_out:
         print(f"Left out {written.left_out} tiles that have one colour or no label.")
-    print(f"Next: convlora train {out} --out RUN")
+    print(f"Next: {as_typed(['convlora', 'train', str(out), '--out', 'RUN'])}")
     if tile is not None:
         print(f"Give predict and evaluate --tile {tile} for whole images.")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from convlora.settings import as_typed
+
 Data = Annotated[
     Path,
     typer.Argument(
@@ -29,13 +31,26 @@ def check(
     data: Data,
     classes: Classes = None,
     palette: PaletteFile = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Images in whose names it finds the same text, as a patient's number, must be in one split.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Find every problem in the data, by file, with the fix. Exit code 1 if there are errors."""
     from convlora.data.check import check_dataset
     from convlora.data.progress import show_progress
 
-    report = check_dataset(data, classes=split_names(classes), palette=palette, progress=show_progress)
+    report = check_dataset(
+        data,
+        classes=split_names(classes),
+        palette=palette,
+        group_by=group_by,
+        progress=show_progress,
+    )
     print(report.to_json() if as_json else report.to_text())
     if not report.ok:
         raise typer.Exit(1)
@@ -55,4 +70,4 @@ def brain(
 
     counts = write_brain_sample(folder)
     print(f"Wrote {', '.join(f'{n} {split}' for split, n in counts.items())} slices to {folder}.")
-    print(f"Next: convlora train {folder} --out runs/brain")
+    print(f"Next: {as_typed(['convlora', 'train', str(folder), '--out', 'runs/brain'])}")

@@ -9,6 +9,7 @@ import typer
 
 from convlora.cli.options import BackboneNow, Run
 from convlora.errors import ConfigError
+from convlora.settings import as_typed
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -108,7 +109,7 @@ def merge(
 
     merge_run(run, out, backbone)
     print(f"Wrote {out}: decoder and head, with the merged SAM in {out / MERGED}.")
-    print(f"Next: convlora predict {out} IMAGE_OR_DIR --out masks")
+    print(f"Next: {as_typed(['convlora', 'predict', str(out), 'IMAGE_OR_DIR', '--out', 'masks'])}")
 
 
 def pretrain(
@@ -153,4 +154,5 @@ def pretrain(
     write_shards(out / "scenes", scenes, shard_size=1000, seed=seed, workers=workers)
     config = PretrainConfig(minutes=minutes, seed=seed, teacher=teacher, lr=lr, full_from=full_from)
     folder = run(out / "scenes", out, config, spec, TextureBank(photos=True), start)
-    print(f"Wrote {folder}. Next: convlora train DATA --out RUN --backbone {folder}")
+    following = as_typed(["convlora", "train", "DATA", "--out", "RUN", "--backbone", str(folder)])
+    print(f"Wrote {folder}. Next: {following}")

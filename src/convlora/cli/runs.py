@@ -26,6 +26,7 @@ from convlora.cli.options import (
     TileOverlap,
 )
 from convlora.errors import ConfigError
+from convlora.settings import as_typed
 
 if TYPE_CHECKING:
     from convlora.config import RunConfig
@@ -117,8 +118,9 @@ def train(
     if not PartialState().is_main_process:
         return
     print(f"Best: step {best['step']}, validation {_headline(best)}")
-    colours = f" --palette {chosen.palette}" if chosen.palette else ""
-    print(f"Next: convlora evaluate {out} {data}{colours}{_split_to_score(out)}")
+    colours = ["--palette", str(chosen.palette)] if chosen.palette else []
+    following = ["convlora", "evaluate", str(out), str(data), *colours, *_split_to_score(out)]
+    print(f"Next: {as_typed(following)}")
 
 
 def evaluate(
@@ -233,12 +235,12 @@ def _print_dry_run(chosen: "RunConfig", resume: bool, as_json: bool) -> None:
     print(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(found.lines()))
 
 
-def _split_to_score(out: Path) -> str:
+def _split_to_score(out: Path) -> list[str]:
     """Option of `evaluate` for a run whose data has no test images."""
     from convlora.data.splits import read_record
 
     record = read_record(out)
-    return " --split val" if record is not None and not record.splits.get("test") else ""
+    return ["--split", "val"] if record is not None and not record.splits.get("test") else []
 
 
 def _headline(scores: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from convlora.data.splits import read_record
 from convlora.errors import ConvLoraError, NoRoomError
 from convlora.evaluation import new_metrics, score_pairs, write_scores
 from convlora.image_scores import ImageScores
+from convlora.inference.device import advised_half, autocast_dtype, choose_device
 from convlora.inference.predictor import Prediction, Predictor
 from convlora.output import write_text, write_whole
 from convlora.state_file import read_states
@@ -142,12 +143,14 @@ def _peak_memory() -> int:
     return peak // (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _without_room(error: NoRoomError) -> str:
+def _without_room(error: NoRoomError, precision: str) -> str:
     """A comparison has one configuration for all its runs, so that none of them can go on with another."""
+    device = choose_device()
+    half = advised_half(autocast_dtype(precision, device), device)
     return (
         f"{error.found} Leave the method out of --methods, or compare anew, in another --out, with "
-        "--set micro_batch=1, --set checkpointing=true, --precision bf16, a smaller --image-size or a "
-        "smaller --backbone."
+        f"--set micro_batch=1, --set checkpointing=true, {f'--precision {half}, ' if half else ''}a smaller "
+        "--image-size or a smaller --backbone."
     )
 
 
@@ -157,9 +160,11 @@ def main() -> None:
     try:
         run_cell(folder)
     except ConvLoraError as error:
-        digest = json.loads((folder / CELL).read_text(encoding="utf-8"))["digest"]
-        reason = _without_room(error) if isinstance(error, NoRoomError) else str(error)
-        write_text(folder / RESULT, json.dumps({"digest": digest, "error": reason}, indent=2) + "\n")
+        cell = json.loads((folder / CELL).read_text(encoding="utf-8"))
+        reason = str(error)
+        if isinstance(error, NoRoomError):
+            reason = _without_room(error, cell["config"]["precision"])
+        write_text(folder / RESULT, json.dumps({"digest": cell["digest"], "error": reason}, indent=2) + "\n")
         print(f"error: {reason}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -9,23 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from convlora.data.check_classes import check_classes
+from convlora.data.check_colours import check_indices, join_colour_masks
 from convlora.data.check_files import Scanned, check_copies, check_files
 from convlora.data.check_folders import check_folders, rename_hint, renames
+from convlora.data.check_groups import check_groups
 from convlora.data.check_names import class_names
 from convlora.data.check_scored import only_split
 from convlora.data.check_values import check_foreground, check_training, check_values, find_encoding
 from convlora.data.find import find_source
+from convlora.data.groups import Grouping, grouping, tell_groups
 from convlora.data.labels import Label, MaskFile
 from convlora.data.layout import BY_SEED, DataSet, Folder, Pair, fingerprint, pair_by_stem, split_pairs
 from convlora.data.masks import MaskEncoding
 from convlora.data.palette import FILE as PALETTE
-from convlora.data.palette import Palette, count_colours, draft, find_palette
+from convlora.data.palette import Palette, find_palette
 from convlora.data.progress import ShowProgress, no_progress
 from convlora.data.report import Problem, Report, shown_file
 from convlora.data.scan import ImageFacts, MaskFacts, scan_all
 from convlora.data.source import Source, is_there
 from convlora.data.splits import OTHER_DATA, Record, follow_record
-from convlora.data.yolo import BAD_LINE
 from convlora.errors import DataError
 
 __all__ = ["Problem", "Report", "check_dataset"]
@@ -41,7 +43,8 @@ def check_dataset(
     splits: Sequence[str] = ("train", "val"),
     scored: str | None = None,
     split_seed: int = 0,
-    group: Callable[[Path], str] | None = None,
+    group: Grouping | None = None,
+    group_by: str | None = None,
     record: Record | None = None,
     workers: int | None = None,
     progress: ShowProgress = no_progress,
@@ -57,6 +60,7 @@ def check_dataset(
         scored: the only split that will be used; faults of the others are warnings then.
         split_seed: of the split that is made where the data has none.
         group: of an image, for that split; see `split_pairs`.
+        group_by: regular expression, see `grouping`; it makes no split, but groups in two splits are errors.
         record: splits of a run, which are taken in place of a new one.
         workers: threads.
         progress: shows how far it is; see `show_progress`.
@@ -64,8 +68,12 @@ def check_dataset(
     Returns:
         The report; its `dataset` can be used where there are no errors. Where layout, palette or class names
         are wrong altogether, it tells what could be told without them.
+
+    Raises:
+        ConfigError: `group_by` is no regular expression, or does not fit an image.
     """
     report = Report()
+    together = None if group_by is None else grouping(root, group_by)
     try:
         source = find_source(root)
     except (DataError, OSError) as error:
@@ -84,14 +92,17 @@ def check_dataset(
     scanned = Scanned(folders, images, masks)
     report.problems += source.problems
     report.problems += check_folders(source.base, folders)
-    report.problems += _join_colour_masks(check_files(scanned), scanned, source.base, root)
-    encoding = _check_masks(source, setting, scanned, report, scored)
+    report.problems += join_colour_masks(check_files(scanned), masks.values(), source.base, root)
+    encoding = _check_masks(source, setting, scanned, report, scored, root)
     names = setting.names or ("background", "foreground")
     digests = {path: facts.digest for path, facts in images.items()}
     made = partial(split_pairs, seed=split_seed, group=group)
     pairs, problems = _split(folders, splits, made, record, digests)
     report.problems += _with_renames(problems, source.base)
     report.problems += check_copies(folders, pairs, images)
+    placed = {split: [pair.image for pair in found] for split, found in pairs.items()}
+    if together is not None:
+        report.problems += check_groups(placed, together, folders[0].split == "all", root)
     if scored is not None:
         report.problems[:] = only_split(report.problems, scored, folders, pairs, source.places)
     shares = _shares(pairs.get("train", []), names, encoding, masks)
@@ -110,6 +121,7 @@ def check_dataset(
         "layout": source.layout + (f", palette {setting.colours.source.name}" if setting.colours else ""),
         "images": {split: len(found) for split, found in pairs.items()},
         **({"splits": BY_SEED.format(seed=split_seed)} if report.found and report.found.by_seed else {}),
+        **({"groups": tell_groups(placed, together)} if together is not None else {}),
         "classes": list(names),
         "share of training pixels": {name: round(share, 4) for name, share in shares.items()},
         **_sizes(images),
@@ -158,7 +170,7 @@ def _named(base: Path, error: Exception) -> Path:
 
 
 def _check_masks(
-    source: Source, setting: _Setting, scanned: Scanned, report: Report, scored: str | None
+    source: Source, setting: _Setting, scanned: Scanned, report: Report, scored: str | None, root: Path
 ) -> MaskEncoding:
     """Add the problems of the masks' values, and tell how these are read."""
     if not setting.known:
@@ -167,12 +179,14 @@ def _check_masks(
     if source.shapes or setting.colours:
         report.problems += check_values(scanned, names, MaskEncoding.IDS)
         return MaskEncoding.IDS
+    sound = [mask for mask in scanned.masks.values() if not mask.error]
+    report.problems += check_indices(sound, len(names) == 2, source.base, root)
     encoding, problems = find_encoding(scanned, setting.names)
     report.problems += problems
     if scored is not None:  # broken masks of other splits must not decide how those of this one are read
         blamed = {problem.file for problem in report.errors}
-        sound = {label: m for label, m in scanned.masks.items() if shown_file(label) not in blamed}
-        scanned = replace(scanned, masks=sound)
+        unblamed = {label: m for label, m in scanned.masks.items() if shown_file(label) not in blamed}
+        scanned = replace(scanned, masks=unblamed)
         encoding, problems = find_encoding(scanned, setting.names)
     if not any(problem.severity == "error" for problem in problems):
         report.problems += check_values(scanned, names, encoding)
@@ -205,34 +219,6 @@ def _with_palette(source: Source, palette: Palette | None) -> list[Folder]:
         pairs = folder.pairs and tuple(replace(pair, mask=coloured(pair.mask)) for pair in folder.pairs)
         folders.append(replace(folder, masks=tuple(map(coloured, folder.masks)), pairs=pairs))
     return folders
-
-
-def _join_colour_masks(
-    problems: Iterable[Problem], scanned: Scanned, base: Path, root: Path
-) -> Iterator[Problem]:
-    """All colour masks as one problem, with the palette to fill in; bad lines of labels were told before."""
-    coloured: list[Problem] = []
-    for problem in problems:
-        if problem.code == "colour-mask":
-            coloured.append(problem)
-        elif problem.code != BAD_LINE:
-            yield problem
-    if coloured:
-        first = coloured[0]
-        more = f" ({len(coloured)} of {len(scanned.masks)} masks hold colours)" if len(coloured) > 1 else ""
-        counted = count_colours(label.path for label in scanned.masks)
-        fix = (
-            f"Write this into {base / PALETTE} with your names, id 0 first ('ignore' leaves pixels out; one "
-            f"name may have several colours), or into another file for --palette FILE:\n{draft(counted)}\n"
-            f"Then: convlora check {root}"
-        )
-        yield replace(first, found=first.found + more, fix=fix)
-        # alone, as where the first mask's split is not the one that is used, it must say enough
-        fix = (
-            f"Its colours need a palette: --palette FILE, or {base / PALETTE}. convlora check {root} drafts "
-            f"one for all masks, at {Path(first.file).name}."
-        )
-        yield from (replace(problem, fix=fix) for problem in coloured[1:])
 
 
 def _split(

@@ -15,6 +15,7 @@ from convlora.data.scan import ImageFacts, MaskFacts, hash_pixels
 
 _SMALL = 8  # pixels
 _LONG = 10  # times as long as wide
+_QUARTER = 5  # EXIF orientations from here on swap height and width
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,22 @@ def _check_orientation(scanned: Scanned) -> Iterator[Problem]:
     """A photograph may be turned by its EXIF tag and its mask not, without a change of size."""
     for pair in (pair for folder in scanned.folders for pair in pair_by_stem(folder)):
         image, mask = scanned.images[pair.image], scanned.masks[pair.mask]
-        if image.size and image.turned != mask.turned and image.size == mask.size:
+        if (
+            image.size
+            and image.turned != mask.turned
+            and image.size == mask.size
+            and not _is_proof(image, mask)
+        ):
             found = "its EXIF tag turns it, but not its mask in the same way"
             rule = "Images are used as a viewer shows them."
             fix = "Look at the pair: the mask must fit the image as shown."
             yield Problem("warning", "exif-orientation", str(pair.image), found, rule, fix)
+
+
+def _is_proof(image: ImageFacts, mask: MaskFacts) -> bool:
+    """Whether one is turned by a quarter, and fits the other, which has no tag, in this way only."""
+    quarter, straight = max(image.turned, mask.turned), min(image.turned, mask.turned)
+    return quarter >= _QUARTER and straight == 1 and image.size is not None and image.size[0] != image.size[1]
 
 
 def _check_pictures(scanned: Scanned) -> Iterator[Problem]:

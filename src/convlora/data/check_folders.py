@@ -6,6 +6,7 @@ from pathlib import Path
 from convlora.data.images import EXTENSIONS, belongs_to_map, is_image
 from convlora.data.layout import MASK_FOLDERS, SPLITS, Folder
 from convlora.data.report import Problem
+from convlora.data.volumes import FIX, volume_kind
 from convlora.errors import DataError
 
 #: Files that systems leave behind; those that begin with a dot are left out when folders are listed.
@@ -59,8 +60,10 @@ def _tell_stray(path: Path, image: bool) -> Problem:
         found, rule = "not a file, but a pipe, a socket or a device", f"Every {kind} is a file."
         return Problem("error", f"unreadable-{kind}", str(path), found, rule, "Replace it by the file.")
     ending = path.suffix.lower().lstrip(".")
+    rule = f"Read are {', '.join(sorted(EXTENSIONS))}."
+    if what := volume_kind(path):
+        return Problem("error", "unread-format", str(path), f"is {what}, which is not read", rule, FIX)
     if ending in PICTURES:
-        rule = f"Read are {', '.join(sorted(EXTENSIONS))}."
         fix = "Save it as PNG."
         if ending == "jp2":  # maps mostly
             fix = "Save it as a TIFF: gdal_translate -of GTiff OLD.jp2 NEW.tif."
@@ -75,7 +78,10 @@ def _tell_folder(path: Path) -> Problem:
         return Problem("warning", "stray-file", str(path), found, rule, "Move it away.")
     found = f"a folder with {inside} images that are not read"
     rule = "Images and masks lie in one folder, without folders in it."
-    fix = f"Move the images into {path.parent}, under names of their own, or the folder out of the data."
+    fix = (
+        f"Move the images into {path.parent}, under names of their own, or the folder out of the data; or "
+        "list all pairs in a table, data.csv."
+    )
     return Problem("error", "sub-folder", str(path), found, rule, fix)
 
 

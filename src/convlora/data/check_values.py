@@ -6,7 +6,7 @@ from statistics import median
 from convlora.data.check_files import Scanned
 from convlora.data.labels import Label
 from convlora.data.layout import DataSet, Pair
-from convlora.data.masks import IGNORE, MaskEncoding
+from convlora.data.masks import IGNORE, OBJECTS, MaskEncoding
 from convlora.data.report import Problem, count
 from convlora.data.scan import MaskFacts
 
@@ -72,8 +72,8 @@ def _not_binary(masks: list[MaskFacts], values: set[int], names: tuple[str, ...]
     else:
         rule = f"There are two classes ({', '.join(names)}): 0 and 1 (255 is 'ignore'), or 0 and 255."
         fix = f"Correct the masks, or name all classes.{_first_name(values, names)}"
-    if len(values) > _MANY:
-        fix += " If the numbers count objects (instances), save the class of each object instead."
+    fix += OBJECTS if len(values) > 2 else ""
+    fix += _draft(values, masks, names or ("background", "foreground"))
     for mask in masks:
         odd = {v: n for v, n in mask.counts.items() if v not in {0, 1, IGNORE}}
         if not odd or mask.lossy:
@@ -83,6 +83,31 @@ def _not_binary(masks: list[MaskFacts], values: set[int], names: tuple[str, ...]
             continue
         found = f"values {_pixels(odd)}; together the masks hold the values {listed}"
         yield Problem("error", "unknown-ids", str(mask.label), found, rule, fix)
+
+
+def _draft(values: set[int], masks: list[MaskFacts], names: tuple[str, ...]) -> str:
+    """A palette where one value is odd: the only one beside another, or one that is neither class."""
+    odd = values - {0, 1, IGNORE}
+    if len(odd) != 1:
+        return ""
+    below, above = names
+    if len(values) == 2:
+        meant = dict(zip(sorted(values), names, strict=True))
+        said = "If they are the two classes"
+    elif (one := 1 if 1 in values else IGNORE) in values and 0 in values:
+        meant = {0: below, one: above, **dict.fromkeys(sorted(values - {0, one}), "ignore")}
+        said = f"If {odd.pop()} is no class, but means 'no data' or 'not labelled'"
+    else:
+        return ""
+    colours = {value: _colours(value, masks) for value in meant}
+    lines = [f"{' '.join(map(str, c))} {meant[value]}" for value in meant for c in colours[value]]
+    return f" {said}, write palette.txt into the data folder instead:\n" + "\n".join(lines)
+
+
+def _colours(value: int, masks: list[MaskFacts]) -> list[tuple[int, int, int]]:
+    """What a viewer shows for a value: its grey, or the colour of an indexed mask."""
+    grey = (value, value, value)
+    return sorted({mask.colours.get(value, grey) for mask in masks if value in mask.counts})
 
 
 def _first_name(values: set[int], names: tuple[str, ...]) -> str:
@@ -151,8 +176,7 @@ def _check_ids(mask: MaskFacts, names: tuple[str, ...]) -> Iterator[Problem]:
         found = f"ids {_pixels(unknown)}"
         rule = f"The classes are 0 to {len(names) - 1} ({', '.join(names)}) and 255 for 'ignore'."
         fix = f"Correct the mask, or add the classes to classes.txt.{_first_name(set(unknown), names)}"
-        if len(unknown) > _MANY:
-            fix += " If the numbers count objects (instances), save the class of each object instead."
+        fix += OBJECTS
         yield Problem("error", "unknown-ids", str(mask.label), found, rule, fix)
     if set(mask.counts) == {IGNORE}:
         rule = "Nothing can be learnt from it."

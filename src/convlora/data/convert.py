@@ -1,16 +1,17 @@
 """Write any readable data set in the plain layout: {train,val,test}/{images,masks} and classes.txt."""
 
-import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from convlora.data.check import check_dataset
+from convlora.data.gather import gathered
+from convlora.data.groups import Grouping, grouping, tell_groups
 from convlora.data.labels import read_label
-from convlora.data.layout import DataSet, Pair
+from convlora.data.layout import BY_SEED, DataSet, Pair
 from convlora.data.masks import save_mask
 from convlora.data.progress import ShowProgress, no_progress
 from convlora.data.tiling import LEAST_SIDE, cut
@@ -25,14 +26,16 @@ class Converted:
     Args:
         counts: images of each split.
         classes: names, id 0 first.
-        warnings: what the check of the data had to say.
+        warnings: what the check of the data had to say, of many findings of a kind the first.
         left_out: tiles of one colour, or without a label.
+        notes: how the splits were made, where the data had none.
     """
 
     counts: dict[str, int]
     classes: tuple[str, ...]
     warnings: tuple[str, ...]
     left_out: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def convert_dataset(
@@ -73,13 +76,14 @@ def convert_dataset(
     if tile is not None:
         _check_whole("tile", tile, LEAST_SIDE, "whole number of pixels")
     check_new_folder(out)
+    group = None if group_by is None else grouping(data, group_by)
     report = check_dataset(
         data,
         classes,
         palette=palette,
         splits=(),
         split_seed=split_seed,
-        group=None if group_by is None else _grouping(data, group_by),
+        group=group,
         progress=progress,
     )
     report.raise_if_errors()
@@ -95,7 +99,15 @@ def convert_dataset(
         raise DataError(
             f"{out} cannot be written: {error}. Nothing of it is left. Make room, or choose another place."
         ) from error
-    return Converted(counts, dataset.classes, tuple(map(str, report.warnings)), left_out)
+    warnings = tuple(gathered(report.warnings))
+    return Converted(counts, dataset.classes, warnings, left_out, _notes(dataset, split_seed, group))
+
+
+def _notes(dataset: DataSet, seed: int, group: Grouping | None) -> tuple[str, ...]:
+    if group is not None:
+        images = {split: [pair.image for pair in pairs] for split, pairs in dataset.splits.items()}
+        return (f"groups: {tell_groups(images, group)}",)
+    return (f"splits: {BY_SEED.format(seed=seed)}",) if dataset.by_seed else ()
 
 
 def _check_names(pairs: Sequence[Pair], split: str) -> None:
@@ -113,27 +125,6 @@ def _check_names(pairs: Sequence[Pair], split: str) -> None:
 def _check_whole(name: str, value: object, least: int, kind: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} is {value!r}; it must be a {kind}, {least} or more.")
-
-
-def _grouping(data: Path, pattern: object) -> Callable[[Path], str]:
-    if not isinstance(pattern, str):
-        raise ConfigError(f"group_by is {pattern!r}, which is no regular expression: it is no text.")
-    try:
-        found_by = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"group_by is {pattern!r}, which is no regular expression: {error}.") from error
-    root = data if data.is_dir() else data.parent
-
-    def group(image: Path) -> str:
-        name = (image.relative_to(root) if image.is_relative_to(root) else image).as_posix()
-        found = found_by.search(name)
-        if found is None:
-            raise ConfigError(
-                f"group_by is {pattern!r}, of which nothing is in the name {name}. It must fit every image."
-            )
-        return next((part for part in found.groups() if part is not None), found[0])
-
-    return group
 
 
 def _write(dataset: DataSet, out: Path, tile: int | None) -> tuple[dict[str, int], int]:

@@ -27,13 +27,17 @@ _AFFIX = re.compile(rf"[ ._-]+({_WORDS})$|^({_WORDS})([ ._-]+|(?=\d))")
 
 def meant_folder(parent: Path, wanted: str) -> str:
     """A sentence on the folder in `parent` that seems to be meant for 'images' or 'masks'; '' if none."""
-    known = _FOLDERS[wanted].split()
     inside = sorted(p for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
-    found = [p.name for p in inside if p.name.lower() in known and p.name != wanted and holds_images(p)]
+    found = [p.name for p in inside if means(p.name, wanted) and p.name != wanted and holds_images(p)]
     if not found:
         return ""
     names = " or ".join(found)
     return f"{names} seems to be meant: rename it to {wanted}."
+
+
+def means(name: str, wanted: str) -> bool:
+    """Whether a folder of this name seems to be for 'images' or for 'masks'."""
+    return name.lower() in _FOLDERS[wanted].split()
 
 
 def core(stem: str) -> str:

@@ -2,16 +2,17 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from convlora.data.groups import Grouping, place_groups
 from convlora.data.hints import meant_folder
 from convlora.data.images import holds_images, is_image
 from convlora.data.labels import Label, MaskFile
-from convlora.data.loose import loose_images
+from convlora.data.loose import loose_images, other_layout
 from convlora.data.masks import MaskEncoding
 from convlora.errors import DataError
 
@@ -100,7 +101,7 @@ def find_folders(root: Path) -> list[Folder]:
     if not found:
         inside = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
         meant = meant_folder(root, "images"), meant_folder(root, "masks"), loose_images(root)
-        hints = [*filter(None, meant)]
+        hints = [*filter(None, (*meant, other_layout(root)))]
         raise DataError(" ".join((f"{root} holds {inside}.", *hints, f"{LAYOUT_HELP}.")))
     return found
 
@@ -117,9 +118,7 @@ def pair_by_stem(folder: Folder) -> list[Pair]:
     ]
 
 
-def split_pairs(
-    pairs: Sequence[Pair], seed: int, group: Callable[[Path], str] | None = None
-) -> dict[str, list[Pair]]:
+def split_pairs(pairs: Sequence[Pair], seed: int, group: Grouping | None = None) -> dict[str, list[Pair]]:
     """Seeded split of pairs without one: 70 % train, 15 % val, 15 % test, at least one each.
 
     Args:
@@ -139,34 +138,12 @@ def split_pairs(
     rng, held = np.random.default_rng(seed), max(1, round(0.15 * len(pairs)))
     if group is not None:
         sizes = {"train": len(pairs) - 2 * held, "val": held, "test": held}
-        return _split_groups(pairs, [group(pair.image) for pair in pairs], sizes, rng)
+        groups = [group(pair.image) for pair in pairs]
+        place = place_groups(groups, sizes, rng)
+        return {s: [p for p, name in zip(pairs, groups, strict=True) if place[name] == s] for s in sizes}
     order = rng.permutation(len(pairs))
     parts = {"train": order[2 * held :], "val": order[:held], "test": order[held : 2 * held]}
     return {split: [pairs[i] for i in sorted(indices)] for split, indices in parts.items()}
-
-
-def _split_groups(
-    pairs: Sequence[Pair], groups: Sequence[str], sizes: Mapping[str, int], rng: np.random.Generator
-) -> dict[str, list[Pair]]:
-    """Groups in random order, each into the split with the most room; none stays empty."""
-    members = Counter(groups)
-    names = sorted(members)
-    if len(names) < len(sizes):
-        raise DataError(
-            f"The groups of the {len(pairs)} images are {', '.join(names)}; at least 3 are needed, one each "
-            "for training, validation and test."
-        )
-    room, place = dict(sizes), dict[str, str]()
-    for done, i in enumerate(rng.permutation(len(names))):
-        empty = [split for split in room if split not in place.values()]
-        choice = empty if len(names) - done <= len(empty) else list(room)
-        split = max(choice, key=lambda name: room[name])
-        place[names[i]] = split
-        room[split] -= members[names[i]]
-    return {
-        split: [pair for pair, group in zip(pairs, groups, strict=True) if place[group] == split]
-        for split in sizes
-    }
 
 
 def unique_stems(paths: Sequence[Path]) -> list[str]:

@@ -14,6 +14,13 @@ IGNORE = 255
 _NO_DATA = {-1, -128, -999, -9999, -32768, 32767, 65535}  # as maps mark it; other numbers may count objects
 
 
+#: Told where the values of a mask may number its objects.
+OBJECTS = (
+    " If the numbers count objects (instances), save the class of each instead, for one class `mask > 0` "
+    "as 0 and 1."
+)
+
+
 class MaskEncoding(StrEnum):
     """How the values of all masks of a data set are to be read."""
 
@@ -69,6 +76,17 @@ def decode(values: np.ndarray, encoding: MaskEncoding, path: Path) -> np.ndarray
     return (values == 255).astype(np.uint8)
 
 
+def index_colours(image: Image.Image) -> dict[int, tuple[int, int, int]]:
+    """Index -> RGB of an image's palette; empty without one, and for greys in order, which are numbers."""
+    if image.mode not in {"P", "PA"}:
+        return {}
+    levels = image.getpalette("RGB") or []
+    colours = np.array(levels[: len(levels) // 3 * 3], np.uint8).reshape(-1, 3)
+    if len(colours) > 1 and (colours == np.arange(len(colours))[:, None]).all():
+        return {}
+    return {index: (red, green, blue) for index, (red, green, blue) in enumerate(colours.tolist())}
+
+
 def save_mask(path: Path, ids: np.ndarray) -> None:
     """Write class ids (H, W) uint8 as a palette PNG: any viewer shows colours, a program reads the ids."""
     image = Image.fromarray(ids)
@@ -108,7 +126,7 @@ def _narrow(values: np.ndarray, path: Path) -> np.ndarray:
         elif len(odd := np.unique(values[(values < 0) | (values > IGNORE)])) == 1 and odd[0] in _NO_DATA:
             fix = f"{fix[:-1]}, with 255 in place of {odd[0]:g} if that is 'no data'."
         else:
-            fix += " If the numbers count objects (instances), save the class of each object instead."
+            fix += OBJECTS
         raise FileError.about(path, found, fix, "unknown-ids")
     return values.astype(np.uint8)
 

@@ -16,6 +16,7 @@ from convlora.data.formats import count_gaps, depth, lossy_format, varying_alpha
 from convlora.data.images import FileError, displayed_size, open_image, orientation
 from convlora.data.labels import Label, MaskFile
 from convlora.data.map_tags import Place, place_of
+from convlora.data.masks import index_colours
 from convlora.data.progress import ShowProgress, no_progress
 from convlora.data.tiff import dropped_bands, white_is_zero
 
@@ -62,6 +63,7 @@ class MaskFacts:
     dropped: int = 0  # see `ImageFacts`
     place: Place | None = None  # on a map
     reverse: bool = False  # whether a viewer shows 0 white, which counts for colours only
+    colours: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # of the values of an indexed mask
 
 
 def scan_image(path: Path) -> ImageFacts:
@@ -123,7 +125,9 @@ def scan_mask(label: Label) -> MaskFacts:
             return replace(facts, error=error)
     height, width = values.shape
     digest, counts = digest or label.digest(values), _count(values)
-    return replace(facts, size=(height, width), counts=counts, digest=digest, told=tuple(told))
+    colours = {value: facts.colours[value] for value in counts if value in facts.colours}
+    known = replace(facts, size=(height, width), counts=counts, colours=colours)
+    return replace(known, digest=digest, told=tuple(told))
 
 
 def _of_mask_file(label: MaskFile, image: Image.Image, content: bytes) -> MaskFacts:
@@ -138,6 +142,7 @@ def _of_mask_file(label: MaskFile, image: Image.Image, content: bytes) -> MaskFa
         dropped=dropped_bands(image),
         place=place_of(image),
         reverse=label.palette is None and image.mode not in {"P", "PA"} and white_is_zero(image),
+        colours=index_colours(image) if label.palette is None else {},
     )
 
 

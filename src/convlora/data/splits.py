@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from convlora.run_files import RECORD
 OTHER_DATA = "other-data"  # code of the warning that the run's splits do not apply
 _UNUSED = "unused"  # training images that the run left out; to resume it they are drawn again
 _LENGTH = 16  # hexadecimal digits of a recorded hash
+_TILE = re.compile(r"_\d{5}_\d{5}$")  # end of the name of a tile that `convert --tile` has cut
+_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def _digests(names: dict[str, object]) -> dict[str, str]:
 def follow_record(
     pairs: Sequence[Pair], record: Record, digests: Mapping[Path, str]
 ) -> tuple[dict[str, list[Pair]] | None, list[Problem]]:
-    """Split pairs as a run did: by name, and renamed images by their content.
+    """Split pairs as a run did: by name, renamed images by their content, and scenes by names of their tiles.
 
     Returns:
         The splits, or None where the data has no image of the record; and what has changed.
@@ -130,10 +133,14 @@ def follow_record(
     by_name = {name: split for split, names in record.splits.items() for name in names}
     by_digest = {d: split for split, names in record.splits.items() for d in names.values() if d}
     splits: dict[str, list[Pair]] = {split: [] for split in record.splits if split != _UNUSED}
+    by_scene = _scenes(record)
     new: list[Pair] = []
+    scenes: list[Pair] = []
     for pair in pairs:
         # content first: a training image under the name of a test image is still a training image
         split = by_digest.get(digests[pair.image][:_LENGTH]) or by_name.get(pair.stem)
+        if split is None and (split := by_scene.get(pair.stem)):
+            scenes.append(pair)
         if split is None:
             new.append(pair)
         else:
@@ -143,35 +150,84 @@ def follow_record(
         rule = "Data without split folders is split by a seed, and only a part of it is used."
         fix = "To score all of it, move it to test/images and test/masks."
         return None, [warning(OTHER_DATA, "images", found, rule, fix)]
-    return splits, list(_tell_changes(splits, new, record, digests))
+    told = [_tell_scenes(scenes, splits, record)] if scenes else []
+    return splits, told + list(_tell_changes(splits, new, scenes, record, digests))
 
 
 def check_unseen(dataset: DataSet, split: str, record: Record) -> Iterator[Problem]:
-    """Images of a split to be scored that the run was trained on, told by their content."""
+    """Images of a split to be scored that the run was trained on, told by their content.
+
+    Those of which it had tiles have another content; their names are no proof, so they are a warning.
+    """
+    if split == "train":
+        return
     names = {d: name for name, d in record.splits.get("train", {}).items() if d}
     seen = [p for p in dataset.splits.get(split, []) if dataset.digests[p.image][:_LENGTH] in names]
-    if split != "train" and seen:
+    if seen:
         found = (
             f"{len(seen)} images of the split '{split}' are training images of the run, first {seen[0].image}"
         )
         rule = f"The run was trained on what {record.file} lists; scores on it would be too good."
         yield error("trained-on", split, found, rule, "Remove them, or score the split 'train'.")
+    # a scene of this split too has but a common number for its name, such as 001 in every split
+    trained = {_TILE.sub("", name) for name in record.splits.get("train", {}) if _TILE.search(name)}
+    trained -= {_TILE.sub("", name) for name in record.splits.get(split, {})}
+    if scenes := [p.stem for p in dataset.splits.get(split, []) if p.stem in trained]:
+        found = (
+            f"{len(scenes)} images of the split '{split}' have the names of scenes whose tiles the run was "
+            f"trained on: {_list(scenes)}"
+        )
+        rule = f"If they are these scenes ({record.file} lists the tiles), scores on them are too good."
+        fix = "Remove them then; if they are others under the same names, all is well."
+        yield warning("trained-on-tiles", split, found, rule, fix)
+
+
+def _scenes(record: Record) -> dict[str, str]:
+    """Scene -> split of its tiles; that of the training if it has some in several."""
+    found: dict[str, str] = {}
+    for split in sorted(record.splits, key=lambda name: name != "train"):
+        for name in record.splits[split]:
+            if _TILE.search(name):
+                found.setdefault(_TILE.sub("", name), split)
+    return found
+
+
+def _tell_scenes(scenes: Sequence[Pair], splits: Mapping[str, Sequence[Pair]], record: Record) -> Problem:
+    training = {pair.stem for pair in splits.get("train", ())}
+    trained = [pair.stem for pair in scenes if pair.stem in training]
+    found = f"{len(scenes)} images are scenes, by their names, of which the run has tiles"
+    if trained:
+        found += f"; {len(trained)} of them are training images: {_list(trained)}"
+    rule = f"A scene is in the split of its tiles ({record.file})."
+    fix = "If they are others under the same names, move them to test/images and test/masks."
+    return warning("scenes-of-tiles", "images", found, rule, fix)
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _tell_changes(
-    splits: Mapping[str, Sequence[Pair]], new: Sequence[Pair], record: Record, digests: Mapping[Path, str]
+    splits: Mapping[str, Sequence[Pair]],
+    new: Sequence[Pair],
+    scenes: Sequence[Pair],
+    record: Record,
+    digests: Mapping[Path, str],
 ) -> Iterator[Problem]:
     rule = f"The splits are those of the run ({record.file})."
     if new:
         found = f"{len(new)} images have come since the run, first {new[0].image.name}; they are in no split"
         yield warning("new-images", "images", found, rule, "Train anew to use them.")
     count = sum(len(names) for names in record.splits.values())
-    gone = count - sum(len(pairs) for pairs in splits.values())
+    whole = {pair.stem for pair in scenes}
+    there = sum(_TILE.sub("", name) in whole for names in record.splits.values() for name in names)
+    gone = count - there - sum(len(pairs) for pairs in splits.values()) + len(scenes)
     if gone > 0:
         found = f"{gone} of the {count} images of the run are gone"
         yield warning("missing-images", "images", found, rule, "Scores are of those that are left.")
     known = {d for names in record.splits.values() for d in names.values()}
     changed = [p for pairs in splits.values() for p in pairs if digests[p.image][:_LENGTH] not in known]
+    changed = [pair for pair in changed if pair.stem not in whole]
     if changed and "" not in known:
         found = f"{len(changed)} images are not the files they were in the run, first {changed[0].image.name}"
         yield warning("changed-images", "images", found, rule, "Their names decide the split.")

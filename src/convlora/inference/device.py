@@ -20,7 +20,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         raise ConfigError(f"precision is {precision!r}; it must be one of auto, {', '.join(_DTYPES)}.")
     if precision == "auto":
         if device.type == "cuda":
-            precision = "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+            precision = "bf16" if _from_ampere_on(device) else "fp16"
         elif device.type == "cpu":
             precision = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
         else:
@@ -54,8 +54,14 @@ def slowness(dtype: torch.dtype | None, device: torch.device) -> str | None:
 
     Args:
         dtype: see `autocast_dtype`.
-        device: where to compute; only CPUs are known.
+        device: where to compute; CPUs and NVIDIA's GPUs are known.
     """
+    if device.type == "cuda" and dtype is torch.bfloat16 and not _from_ampere_on(device):
+        return (
+            "precision is bf16, which NVIDIA's GPUs before Ampere, as this one, only imitate: it is slow, "
+            "and attention, for which PyTorch has no fused bf16 there, takes more memory. Use precision auto "
+            "or fp16."
+        )
     if dtype is None or device.type != "cpu":
         return None
     name = next(name for name, known in _DTYPES.items() if known is dtype)
@@ -65,6 +71,23 @@ def slowness(dtype: torch.dtype | None, device: torch.device) -> str | None:
         f"precision is {name}, which PyTorch has no fast arithmetic for in this processor: it may be "
         "many times slower than fp32. Use precision auto or fp32."
     )
+
+
+def advised_half(dtype: torch.dtype | None, device: torch.device) -> str | None:
+    """Precision that takes less memory in training than the one in use, where the device is fast in one.
+
+    Args:
+        dtype: that is in use, see `training_dtype`.
+        device: where to train.
+    """
+    if dtype is not None:
+        return None
+    names = ("bf16", "fp16") if device.type == "cuda" else ("bf16",)
+    return next((name for name in names if slowness(_DTYPES[name], device) is None), None)
+
+
+def _from_ampere_on(device: torch.device) -> bool:
+    return bool(torch.cuda.get_device_capability(device)[0] >= 8)
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:

@@ -52,8 +52,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator gave up, on a GPU or on the CPU, where it raises a plain RuntimeError."""
     text = str(error).lower()
     allocator = "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    # a library of the GPU that finds no room for its own workspace, as in a thread's first product
+    library = "cublas_status_alloc_failed" in text or "cudnn_status_alloc_failed" in text
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or (isinstance(error, RuntimeError) and allocator)
+    return known or (isinstance(error, RuntimeError) and (allocator or library))
 
 
 #: Bytes of probabilities of an image in tiles that are kept although nobody has asked for them.

@@ -93,7 +93,8 @@ LOSSES: dict[str, SegmentationLoss] = {
     "balanced-bce": SegmentationLoss(
         "binary",
         balanced_bce_loss,
-        "Cross entropy in which foreground and background of an image weigh the same.",
+        "Cross entropy in which foreground and background of the images in memory at once weigh the same; 0 "
+        "where these hold one of the two only.",
     ),
     "focal-dice": SegmentationLoss(
         "binary", binary_focal_dice_loss, "20 times the focal loss (gamma 2) + Dice, as SAM was trained."

@@ -21,7 +21,7 @@ from convlora.errors import ConfigError
 from convlora.inference.device import slowness, training_dtype
 from convlora.model import Segmenter, SegmenterConfig, default_head
 from convlora.training.memory import MIB, StepMemory, estimate_peak, simulate_step
-from convlora.training.notes import made_splits, remarks, thin_areas
+from convlora.training.notes import blank_masks, made_splits, remarks, thin_areas
 from convlora.training.objective import resolve_loss
 from convlora.training.plan import Plan, make_plan
 from convlora.training.processes import check_launcher_variables
@@ -174,6 +174,7 @@ def dry_run(config: RunConfig, resume: bool = False) -> DryRun:
         warnings=[
             *map(str, report.warnings),
             *lost_classes(report.dataset, dataset),
+            *blank_masks(config, dataset, report.warnings),
             *([slow] if slow else []),
         ],
     )

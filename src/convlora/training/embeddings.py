@@ -12,7 +12,7 @@ from convlora.data.dataset import SegmentationDataset, labels_kept
 from convlora.data.images import read_image
 from convlora.data.transforms import Geometry
 from convlora.embedding_store import EmbeddingStore, hash_tensor
-from convlora.inference.device import autocast_dtype
+from convlora.inference.device import advised_half, autocast_dtype
 from convlora.inference.predictor import Prediction, Predictor, is_out_of_memory
 from convlora.inference.tiled import check_finite
 from convlora.model import Segmenter
@@ -89,7 +89,7 @@ class Embeddings:
             reason = str(error)
         else:
             return embedding[0].permute(1, 2, 0).contiguous().cpu()
-        raise cannot_halve(1, 1, reason, backward=False)
+        raise cannot_halve(1, 1, reason, advised_half(self.dtype, self.device), backward=False)
 
 
 class EmbeddedImages:

@@ -35,7 +35,7 @@ from convlora.training.environment import describe_environment, read_command
 from convlora.training.interrupts import on_interrupt
 from convlora.training.lock import locked
 from convlora.training.loop import Loop
-from convlora.training.notes import made_splits, notes, remarks, thin_areas
+from convlora.training.notes import blank_masks, made_splits, notes, remarks, thin_areas
 from convlora.training.objective import make_objective, resolve_loss
 from convlora.training.optimizer import make_optimizer
 from convlora.training.out_of_memory import keep_off_main_memory
@@ -92,7 +92,8 @@ def fit(config: RunConfig, resume: bool = False, command: Sequence[str] | None =
     set_seed(config.seed, device_specific=True)
     slow = slowness(dtype, accelerator.device)
     lost = lost_classes(report.dataset, dataset)
-    warnings = [*map(str, report.warnings), *lost, *notes(config, dataset.classes), *([slow] if slow else [])]
+    told = [*notes(config, dataset.classes), *blank_masks(config, dataset, report.warnings)]
+    warnings = [*map(str, report.warnings), *lost, *told, *([slow] if slow else [])]
     best = _Run(config, dataset, accelerator, warnings, command).train(resume)
     disconnect(accelerator)
     return best

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from convlora.adapters import forget_auxiliary_loss
 from convlora.errors import ConfigError
+from convlora.inference.device import advised_half, autocast_dtype
 from convlora.inference.predictor import is_out_of_memory
 from convlora.training.objective import Objective
 from convlora.training.optimizer import linear_decay
@@ -125,9 +126,10 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         forget_auxiliary_loss(self.model)
         release_memory()
-        images = self._images_at_once()
+        images, device = self._images_at_once(), self.accelerator.device
         if images == 1 or self.accelerator.num_processes > 1:
-            raise cannot_halve(images, self.accelerator.num_processes, reason)
+            dtype = autocast_dtype(self.accelerator.mixed_precision.replace("no", "fp32"), device)
+            raise cannot_halve(images, self.accelerator.num_processes, reason, advised_half(dtype, device))
         self.splits *= 2
         now = self._images_at_once()
         self.reporter.say(

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from statistics import median
 
 from convlora.config import RunConfig
@@ -9,6 +10,7 @@ from convlora.data.classes import read_class_names
 from convlora.data.find import find_source
 from convlora.data.labels import read_label
 from convlora.data.layout import BY_SEED, DataSet
+from convlora.data.report import Problem, shown_file
 from convlora.data.thickness import thickness
 from convlora.data.transforms import fit_geometry
 from convlora.errors import DataError
@@ -63,6 +65,27 @@ def notes(config: RunConfig, classes: tuple[str, ...]) -> list[str]:
 def made_splits(dataset: DataSet) -> list[str]:
     """A note where the splits were drawn just now, which hides what images have in common."""
     return [f"splits: {BY_SEED.format(seed=0)}"] if dataset.by_seed else []
+
+
+def blank_masks(config: RunConfig, dataset: DataSet, problems: Iterable[Problem]) -> list[str]:
+    """A note where a loss gives nothing for training masks without foreground, which are in the data.
+
+    Args:
+        config: the run.
+        dataset: its training images.
+        problems: of the check of the data.
+    """
+    if config.loss != "balanced-bce":
+        return []
+    empty = {problem.file for problem in problems if problem.code == "empty-masks"}
+    count = sum(shown_file(pair.mask) in empty for pair in dataset.splits["train"])
+    if not count:
+        return []
+    return [
+        f"loss: balanced-bce is 0 where the images in memory at once have no foreground, so the {count} of "
+        f"{len(dataset.splits['train'])} training masks without any teach nothing by themselves, whatever is "
+        "predicted on them. loss=bce-dice learns from them too."
+    ]
 
 
 def thin_areas(

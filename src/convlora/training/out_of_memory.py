@@ -25,15 +25,19 @@ def keep_off_main_memory(device: torch.device) -> None:
         torch.cuda.set_per_process_memory_fraction(free / total, device)
 
 
-def cannot_halve(images: int, processes: int, reason: str, backward: bool = True) -> NoRoomError:
+def cannot_halve(
+    images: int, processes: int, reason: str, half: str | None, backward: bool = True
+) -> NoRoomError:
     """Build the error for a step that cannot be made smaller here.
 
     Args:
         images: in memory at once on each process.
         processes: that train together; one alone cannot change its micro-batch, as the others wait for it.
         reason: what the allocator said.
+        half: see `convlora.inference.device.advised_half`.
         backward: whether gradients of the encoder were wanted; else recomputing its blocks saves nothing.
     """
+    precision = f"--precision {half}, " if half else ""
     if images > 1:
         advice = (
             f"With {processes} processes the micro-batch cannot change on the way. "
@@ -42,13 +46,13 @@ def cannot_halve(images: int, processes: int, reason: str, backward: bool = True
     elif backward:
         advice = (
             "One image at once is the least. Go on with --resume --checkpointing if that is not in use yet, "
-            "or start a new run in another --out with --precision bf16, a smaller --image-size, a smaller "
+            f"or start a new run in another --out with {precision}a smaller --image-size, a smaller "
             "--backbone, or --method decoder-only"
         )
     else:
         advice = (
-            "One image at once is the least. Start a new run in another --out with --precision bf16, a "
-            "smaller --image-size, or a smaller --backbone"
+            "One image at once is the least. Start a new run in another --out with "
+            f"{precision}a smaller --image-size, or a smaller --backbone"
         )
     said = reason.strip().splitlines()[0][:200] if reason.strip() else "no memory"
     return NoRoomError(
