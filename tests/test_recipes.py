@@ -109,6 +109,8 @@ def test_slices_of_volumes(end):
         Path(folder).mkdir()
     for name, values, kind in ((f"imagesTr/a{end}", volume, np.int16), ("labelsTr/a", ids, np.uint8)):
         nibabel.save(nibabel.Nifti1Image(values.astype(kind), np.eye(4)), f"{name}.nii.gz")
+    for folder in ("images", "masks"):
+        Path(folder).rmdir()
     run("NIfTI volumes")
     expected = (np.clip((volume + 160) / 400, 0, 1) * 255).astype(np.uint8)
     for i in range(3):
