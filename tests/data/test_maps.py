@@ -217,6 +217,16 @@ def test_bands_apart_of_8_bits_are_read(tmp_path):
     np.testing.assert_array_equal(np.round(read_image(path) * 255), bands.transpose(1, 2, 0))
 
 
+def test_three_bands_of_8_bits_that_are_marked_as_grey(tmp_path):
+    bands = (levels(np.uint16) >> 8).astype(np.uint8)
+    path = write_map(tmp_path / "a.tif", bands, photometric="MINISBLACK")
+    with pytest.raises(FileError, match="3 bands of uint8, marked as grey") as caught:
+        read_image(path)
+    assert "gdal_translate -co PHOTOMETRIC=RGB" in caught.value.fix
+    write_map(path, bands, photometric="RGB")  # as that command writes it
+    np.testing.assert_array_equal(np.round(read_image(path) * 255), bands.transpose(1, 2, 0))
+
+
 @pytest.mark.parametrize("tiled", [True, False])
 @pytest.mark.parametrize("compression", [{}, {"compress": "deflate"}])
 def test_sparse_files_are_refused(tmp_path, tiled, compression):

@@ -25,6 +25,7 @@ _SOME = "Save one band, an image as uint16 or float32, a mask as an 8-bit PNG of
 #: Compressions that Pillow knows and its decoder may have been built without.
 _OPTIONAL = {34925: "LZMA", 50000: "Zstandard", 50001: "WebP"}
 _COMPRESS = "Save it with Deflate or LZW: gdal_translate -co COMPRESS=DEFLATE OLD.tif NEW.tif."
+_MARK = "Mark the three as red, green and blue: gdal_translate -co PHOTOMETRIC=RGB OLD.tif NEW.tif."
 _THREE = (
     "Choose three bands, scale them to 8 bits and save them as RGB (docs/rearrange.md has a program, which "
     "keeps the place on the map); a mask has one band, of 8 bits."
@@ -143,6 +144,8 @@ def unread_type(path: Path) -> tuple[str, str] | None:
         return None
     named = "one band" if bands == 1 else f"{bands} bands"
     fix = _ONE if bands == 1 else _SOME if bands == 2 else _THREE
+    if bands == 3 and [*kinds] == [(1, 8)]:
+        fix = _MARK
     return f"is a TIFF with {named} of {types}, marked as {meaning}; {_READ}", fix
 
 
