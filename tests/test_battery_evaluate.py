@@ -177,6 +177,25 @@ def test_each_image_is_scored_once(binary_adapter, data, monkeypatch):
     assert convlora.evaluate(binary_adapter, data)["n_images"] == len(seen) == len(set(seen)) == 4
 
 
+def test_a_model_of_the_hub_is_asked_for_once(binary_adapter, data, tmp_path, monkeypatch):
+    """Data without splits needs the adapter folder a second time, the scores its name a third."""
+    asked = []
+
+    def snapshot(name, allow_patterns):
+        asked.append(name)
+        return str(binary_adapter)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    for kind in ("images", "masks"):
+        for split in ("train", "val", "test"):
+            shutil.copytree(data / split / kind, tmp_path / "flat" / kind, dirs_exist_ok=True)
+    told = []
+    scores = evaluate_run("someone/model", tmp_path / "flat", warn=told.append)
+    assert asked == ["someone/model"]
+    assert scores["checkpoint"] == str(binary_adapter)
+    assert sum("[unknown-splits] someone/model: " in line for line in told) == 1
+
+
 def test_keys_are_those_of_the_documentation(binary_adapter, data):
     """docs/data.md, Scores: the keys of a score file are a promise."""
     text = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from convlora import run_files
-from convlora.checkpoint import find_adapter, from_pretrained, read_adapter_config
+from convlora.adapter_folder import read_config
+from convlora.checkpoint import find_adapter, from_pretrained
 from convlora.data.check import check_dataset
 from convlora.data.classes import read_class_names
 from convlora.data.find import find_source
@@ -113,10 +114,11 @@ def evaluate_run(
     _check_arguments(split, json_file, per_image, pictures)
     slow = choose_computing(engine, device, precision).warning
     tiles = choose_tiles(tile, tile_overlap)
-    segmenter = from_pretrained(run, backbone)
+    folder = find_adapter(run)  # once: of a hub id each time is a question to the network
+    segmenter = from_pretrained(folder, backbone)
     classes = segmenter.config.classes
     _check_classes(classes, data)
-    report = _check(run, data, list(classes), split, palette)
+    report = _check(run, folder, data, list(classes), split, palette)
     dataset = report.dataset
     pairs = dataset.splits[split]
     if pictures is not None:
@@ -146,7 +148,7 @@ def evaluate_run(
     made = {
         "split": split,
         "data": str(data.absolute()),
-        "checkpoint": str(find_adapter(run)),
+        "checkpoint": str(folder),
         "engine": engine,
     }
     scores = {**metrics.compute(), **made}
@@ -160,8 +162,10 @@ def evaluate_run(
     return scores
 
 
-def _check(run: str | Path, data: Path, classes: list[str], split: str, palette: Path | None) -> Report:
-    """Check the data, with the splits of the run."""
+def _check(
+    run: str, folder: Path, data: Path, classes: list[str], split: str, palette: Path | None
+) -> Report:
+    """Check the data, with the splits of the run whose adapter folder this is."""
     record = read_record(Path(run))
     report = check_dataset(
         data,
@@ -175,7 +179,7 @@ def _check(run: str | Path, data: Path, classes: list[str], split: str, palette:
     if record is not None and report.found is not None:
         report.problems += check_unseen(report.found, split, record)
     if record is None and report.found is not None and report.found.by_seed:
-        report.problems += _check_same_data(run, report.found)
+        report.problems += _check_same_data(run, folder, report.found)
     if record is not None:
         report.problems[:] = _tell_palette(report, data, record.file.with_name(run_files.CONFIG))
     report.raise_if_errors()
@@ -219,10 +223,9 @@ def _palette_of_run(config: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def _check_same_data(run: str | Path, dataset: DataSet) -> list[Problem]:
+def _check_same_data(run: str, folder: Path, dataset: DataSet) -> list[Problem]:
     """A model without its run: whether a split by seed is the one it was trained with."""
-    training = read_adapter_config(find_adapter(run)).get("training", {})
-    if training.get("data_fingerprint") == dataset.fingerprint:
+    if read_config(folder).training.get("data_fingerprint") == dataset.fingerprint:
         return []
     found = "the data has no splits, and is not just what the model was trained on (its fingerprint differs)"
     rule = "Without the split.json of the run nobody can tell which images the model was trained on."
