@@ -62,6 +62,47 @@ def test_a_file_is_named_once(data):
     assert Problem("error", "x", "val", "values 3", "", "").told == "val: values 3."
 
 
+@pytest.fixture
+def dotted(tmp_path):
+    """Folders and a file whose names hold what else ends a sentence or a name."""
+    return write_shapes(tmp_path / "Dr. Smith" / "vol. 2", 2, {"train": 8, "val": 4})
+
+
+@pytest.mark.parametrize(
+    ("change", "file", "found", "fix"),
+    [
+        (lambda d: shutil.rmtree(d / "train" / "masks"), "train", "has no folder 'masks'", "A data folder h"),
+        (lambda d: (d / "classes.txt").write_text("sea\n"), "classes.txt", "names 1 classes", "Correct it: "),
+        (lambda d: (d / "data.csv").write_text(""), "", "could be read as", "Give the file that is meant"),
+        (
+            lambda d: (d / "palette.txt").write_bytes(b"\xff"),
+            "palette.txt",
+            "is not UTF-8",
+            "Save it as UTF-8.",
+        ),
+    ],
+)
+def test_a_point_in_the_name_of_a_folder_ends_no_sentence(dotted, command, change, file, found, fix):
+    change(dotted)
+    code, said, _ = command("check", dotted, "--json")
+    told = next(p for p in json.loads(said)["problems"] if p["code"] in {"layout", "class-names", "palette"})
+    assert (code, told["file"]) == (1, str(dotted / file))
+    assert f"{dotted / file} {found}" in told["found"]
+    assert told["fix"].startswith(fix)
+
+
+def test_of_two_names_the_whole_one_is_told(tmp_path):
+    """'a' is a file too, and the message begins with its name."""
+    (tmp_path / "a").write_text("")
+    (tmp_path / "a b, c.csv").write_text("image\n")
+    told = check_dataset(tmp_path / "a b, c.csv").errors[0]
+    assert told.file == str(tmp_path / "a b, c.csv")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "data").write_text("")
+    (tmp_path / "set" / "data.csv").write_text("image\n")
+    assert check_dataset(tmp_path / "set").errors[0].file == str(tmp_path / "set" / "data.csv")
+
+
 # --- metadata ---
 
 

@@ -162,11 +162,12 @@ def _read_setting(
 
 def _named(base: Path, error: Exception) -> Path:
     """The file of the data that a message begins with; else the folder."""
-    text = str(error)
-    for end in (match.start() for match in re.finditer(r"[:, ]", text[:1000])):
-        if text.startswith(str(base)) and is_there(Path(text[:end])):
-            return Path(text[:end])
-    return base
+    text, start = str(error), len(str(base))
+    if not text.startswith(str(base)):
+        return base
+    ends = [start + match.start() for match in re.finditer(r"[:, ]|$", text[start : start + 1000])]
+    # the longest, as 'a b.csv' may lie beside a file 'a'
+    return next((file for end in reversed(ends) if is_there(file := Path(text[:end]))), base)
 
 
 def _check_masks(

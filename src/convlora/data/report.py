@@ -3,11 +3,13 @@
 import json
 import re
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from convlora.data.layout import DataSet
 from convlora.errors import DataError
 
+_SENTENCE_END = re.compile(r"(?<!\.)\. ")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a line break in a name, or worse for a terminal
 
 
@@ -63,8 +65,19 @@ class Problem:
     @classmethod
     def of_error(cls, code: str, file: object, error: Exception) -> "Problem":
         """A problem from a message whose first sentence is what was found, and the rest rule and fix."""
-        found, fix, *_ = [*re.split(r"(?<!\.)\. ", str(error), maxsplit=1), ""]
+        found, fix = _first_sentence(str(error), str(file))
         return cls("error", code, str(file), found, "", fix or f"Correct it: {file}.")
+
+
+def _first_sentence(message: str, file: str) -> tuple[str, str]:
+    """The first sentence, without its point, and the rest: a '. ' in a folder's name ends none."""
+    ends = _SENTENCE_END.finditer(message)
+    folders = [str(folder) for folder in (Path(file), *Path(file).parents) if ". " in str(folder)]
+    spans = [match.span() for folder in folders for match in re.finditer(re.escape(folder), message)]
+    for end in ends:
+        if not any(start <= end.start() and end.end() <= stop for start, stop in spans):
+            return message[: end.start()], message[end.end() :]
+    return message, ""
 
 
 @dataclass
