@@ -25,9 +25,28 @@ def test_no_submodule_hides_a_name():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_import_is_light():
-    code = "import sys, convlora; assert not {'torch', 'numpy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+HEAVY = "torch", "accelerate", "kornia", "rich", "matplotlib"
+
+
+@pytest.mark.parametrize(
+    ("code", "unloaded"),
+    [
+        ("import convlora", ("numpy", "convlora.api", "convlora.data", *HEAVY)),
+        ("convlora.check({data!r})", (*HEAVY[:3], "convlora.model")),
+        ("convlora.convert({data!r}, {out!r})", (*HEAVY[:3], "convlora.model")),
+        ("convlora.predict('RUN', 'no.png', {out!r})", HEAVY[:3]),
+        ("convlora.load({run!r})", tuple(f"convlora.{n}" for n in ("analysis", "comparison", "training"))),
+        ("convlora.train", HEAVY),
+    ],
+)
+def test_only_what_is_needed_is_loaded(binary_data, binary_adapter, tmp_path, code, unloaded):
+    call = code.format(data=str(binary_data), out=str(tmp_path / "out"), run=str(binary_adapter))
+    program = (
+        f"import sys, convlora\ntry:\n    {call}\nexcept convlora.errors.ConvLoraError as error:\n"
+        "    assert 'no.png does not exist' in str(error)\n"
+        f"loaded = {set(unloaded)!r} & set(sys.modules)\nassert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_train_evaluate_load(binary_data, small_backbone, tmp_path):

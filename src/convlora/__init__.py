@@ -10,7 +10,8 @@ from convlora._version import __version__
 
 if TYPE_CHECKING:
     from convlora.adapters import ConvLora, DecoderOnly, Full, Lora
-    from convlora.api import analyze, check, compare, convert, evaluate, load, merge, predict, train
+    from convlora.api import analyze, compare, evaluate, load, merge, predict, train
+    from convlora.api_data import check, convert
     from convlora.checkpoint import from_pretrained, save_pretrained
     from convlora.inference.predictor import Predictor
     from convlora.model import Segmenter
@@ -23,9 +24,9 @@ _HOMES = {
     "Predictor": "inference.predictor",
     "Segmenter": "model",
     "analyze": "api",
-    "check": "api",
+    "check": "api_data",
     "compare": "api",
-    "convert": "api",
+    "convert": "api_data",
     "evaluate": "api",
     "from_pretrained": "checkpoint",
     "load": "api",

@@ -1,96 +1,23 @@
-"""The commands as functions: check, train, evaluate, predict, compare, analyze, merge; and load."""
+"""The commands of models as functions: train, evaluate, predict, compare, analyze, merge; and load.
+
+Each imports what it needs when it is called: `load` needs no training, and mistakes show before torch is
+there. Those of data are in `api_data`.
+"""
 
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from convlora.analysis.analyze import analyze as run_analysis
-from convlora.analysis.analyze import place_of
-from convlora.analysis.result import Analysis
-from convlora.arguments import as_backbone, as_inputs, as_location, as_names, as_optional_path, as_path
-from convlora.checkpoint import from_pretrained
-from convlora.comparison.compare import compare as run_comparison
-from convlora.comparison.engines import choose_engine
-from convlora.comparison.settings import make_settings, refuse_of_a_run
-from convlora.config import check_same, load_config, make_config
-from convlora.data.check import Report, check_dataset
-from convlora.data.convert import Converted, convert_dataset
+from convlora.arguments import as_backbone, as_inputs, as_location, as_optional_path, as_path
 from convlora.errors import ConvLoraError
-from convlora.evaluation import evaluate_run
-from convlora.inference.engine import choose_computing
-from convlora.inference.files import Outcome, run_jobs
-from convlora.inference.jobs import Existing, plan_jobs
-from convlora.inference.predictor import Predictor
-from convlora.inference.tiles import choose_tiles
-from convlora.merging import merge_run
 from convlora.settings import check_kind
-from convlora.training.fit import fit
-from convlora.training.run_folder import check_run_folder_is_free, record_of
 
-
-def check(
-    data: str | Path,
-    *,
-    classes: Sequence[str] | None = None,
-    palette: str | Path | None = None,
-    group_by: str | None = None,
-) -> Report:
-    """Find every problem in a data set; the Python form of `convlora check`.
-
-    Args:
-        data: folder with images and masks; or a .csv, COCO .json or YOLO data.yaml.
-        classes: class names, id 0 first; by default those of the data.
-        palette: colours of the classes, for colour masks.
-        group_by: regular expression; images in whose names it finds the same must be in one split.
-
-    Returns:
-        The report: `ok`, `problems`, `statistics`, `to_text()`, `to_json()`. What is wrong in the data is in
-        it, and raises nothing.
-
-    Raises:
-        ConfigError: an argument is not valid.
-    """
-    colours = as_optional_path(palette, "palette")
-    return check_dataset(as_path(data, "data"), as_names(classes), palette=colours, group_by=group_by)
-
-
-def convert(
-    data: str | Path,
-    out: str | Path,
-    *,
-    classes: Sequence[str] | None = None,
-    palette: str | Path | None = None,
-    seed: int = 0,
-    group_by: str | None = None,
-    tile: int | None = None,
-) -> Converted:
-    """Write a data set as folders with masks of class ids; the Python form of `convlora convert`.
-
-    Args:
-        data: see `check`, as classes and palette.
-        out: new or empty folder.
-        classes: see there.
-        palette: see there.
-        seed: of the split, where the data has none.
-        group_by: regular expression; images in whose names it finds the same stay in one split.
-        tile: cut larger images into tiles of this side, in pixels.
-
-    Returns:
-        `counts` (images by split), `classes`, `left_out` (tiles with nothing to learn), `warnings`, `notes`.
-
-    Raises:
-        ConvLoraError: an argument is not valid, the data has errors, or `out` cannot be written.
-    """
-    return convert_dataset(
-        as_path(data, "data"),
-        as_path(out, "out"),
-        classes=as_names(classes),
-        palette=as_optional_path(palette, "palette"),
-        split_seed=seed,
-        group_by=group_by,
-        tile=tile,
-    )
+if TYPE_CHECKING:
+    from convlora.analysis.result import Analysis
+    from convlora.inference.files import Outcome
+    from convlora.inference.jobs import Existing
+    from convlora.inference.predictor import Predictor
 
 
 def train(
@@ -117,6 +44,10 @@ def train(
     Raises:
         ConvLoraError: an option, the data or the backbone is not valid; says what to change.
     """
+    from convlora.config import check_same, load_config, make_config
+    from convlora.training.fit import fit
+    from convlora.training.run_folder import check_run_folder_is_free, record_of
+
     check_kind("resume", resume, bool, "True or False")
     asked = {"data": data, "out": out, **options}
     if resume:
@@ -168,6 +99,11 @@ def compare(
         ConvLoraError: an argument, the data or the backbone is not valid. A run that fails is reported in the
             result instead.
     """
+    from convlora.comparison.compare import compare as run_comparison
+    from convlora.comparison.engines import choose_engine
+    from convlora.comparison.settings import make_settings, refuse_of_a_run
+    from convlora.config import make_config
+
     refuse_of_a_run(options)
     config = make_config({"data": data, "out": out, **options})
     settings = make_settings(
@@ -218,6 +154,8 @@ def evaluate(
     Raises:
         ConvLoraError: an argument, the model or the data is not valid; says what to change.
     """
+    from convlora.evaluation import evaluate_run
+
     return evaluate_run(
         as_location(run, "run"),
         as_path(data, "data"),
@@ -241,14 +179,14 @@ def predict(
     overlay: bool = False,
     probabilities: bool = False,
     geotiff: bool = False,
-    existing: Existing = "refuse",
+    existing: "Existing" = "refuse",
     backbone: str | Path | None = None,
     device: str | None = None,
     precision: str = "auto",
     engine: str = "torch",
     tile: int | None = None,
     tile_overlap: int | None = None,
-) -> Outcome:
+) -> "Outcome":
     """Write the masks of images as files; the Python form of `convlora predict`.
 
     `load(run).predict(image)` gives one mask as an array instead.
@@ -277,6 +215,8 @@ def predict(
             was written is kept, and existing='skip' goes on (after 'overwrite', the same call).
         KeyboardInterrupt: likewise.
     """
+    from convlora.inference.jobs import plan_jobs
+
     for name, value in {"overlay": overlay, "probabilities": probabilities, "geotiff": geotiff}.items():
         check_kind(name, value, bool, "True or False")
     inputs = as_inputs(images)
@@ -284,6 +224,9 @@ def predict(
     jobs = plan_jobs(
         inputs, place, overlay=overlay, probabilities=probabilities, geotiff=geotiff, existing=existing
     )
+    # below what needs no torch: mistakes show at once
+    from convlora.inference.files import run_jobs
+
     predictor = load(
         run,
         backbone=backbone,
@@ -297,11 +240,9 @@ def predict(
     if outcome.interrupted:
         raise KeyboardInterrupt
     if outcome.stopped:
-        again = (  # what is left of 'overwrite' are older files, which 'skip' would keep as if they were new
-            "Make the same call again."
-            if existing == "overwrite"
-            else "Go on with the same call and existing='skip'."
-        )
+        # what is left of 'overwrite' are older files, which 'skip' would keep as if they were new
+        skip = "Go on with the same call and existing='skip'."
+        again = "Make the same call again." if existing == "overwrite" else skip
         raise ConvLoraError(f"{outcome.stopped} {again}")
     if outcome.failures:
         failed = f"{len(outcome.failures)} of {len(jobs)} images"
@@ -319,7 +260,7 @@ def analyze(
     palette: str | Path | None = None,
     backbone: str | Path | None = None,
     device: str | None = None,
-) -> Analysis:
+) -> "Analysis":
     """What tuning did to the encoder; the Python form of `convlora analyze`.
 
     Args:
@@ -338,10 +279,12 @@ def analyze(
     Raises:
         ConvLoraError: an argument, the model or the data is not valid, or the extra 'analyze' is missing.
     """
-    return run_analysis(
+    from convlora.analysis import analyze as analysis
+
+    return analysis.analyze(
         as_location(run, "run"),
         as_path(data, "data"),
-        place_of(as_location(run, "run"), as_optional_path(out, "out")),
+        analysis.place_of(as_location(run, "run"), as_optional_path(out, "out")),
         split=split,
         images=images,
         palette=as_optional_path(palette, "palette"),
@@ -364,6 +307,8 @@ def merge(run: str | Path, out: str | Path, *, backbone: str | Path | None = Non
     Raises:
         ConvLoraError: the method has no merged form, or `out` or the model is not valid.
     """
+    from convlora.merging import merge_run
+
     return merge_run(as_location(run, "run"), as_path(out, "out"), as_backbone(backbone))
 
 
@@ -376,7 +321,7 @@ def load(
     engine: str = "torch",
     tile: int | None = None,
     tile_overlap: int | None = None,
-) -> Predictor:
+) -> "Predictor":
     """Load a fine-tuned model for prediction.
 
     Args:
@@ -391,6 +336,11 @@ def load(
     Raises:
         ConvLoraError: an argument or the model is not valid; says what to change.
     """
+    from convlora.checkpoint import from_pretrained
+    from convlora.inference.engine import choose_computing
+    from convlora.inference.predictor import Predictor
+    from convlora.inference.tiles import choose_tiles
+
     slow = choose_computing(engine, device, precision).warning  # mistakes show before the model is loaded
     choose_tiles(tile, tile_overlap)
     if slow:
