@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convlora.data import coco_file
 from small import write_image, write_roboflow, write_shapes, write_table, write_yolo
 
 TRAIN = ["--max-steps", "2", "--image-size", "64", "--set", "eval_every=2", "--set", "previews=1"]
@@ -39,6 +40,26 @@ def test_train_and_evaluate(run, small_backbone, tmp_path, write, options):
     classes = ["background", "foreground"] if write is write_table else ["background", "cat", "dog"]
     assert [key.removeprefix("dice/") for key in scores if key.startswith("dice/")] == classes
     assert list((out / "previews").iterdir())
+
+
+def test_annotations_are_parsed_once(run, small_backbone, tmp_path, monkeypatch):
+    """By training and by evaluate, which both need the names of the classes besides; the names come first."""
+    data, out, parsed = write_roboflow(tmp_path / "data"), tmp_path / "run", []
+    load = coco_file._load
+    monkeypatch.setattr(coco_file, "_load", lambda file: (parsed.append(file.parent.name), load(file))[1])
+    for arguments in (
+        ("train", data, "--out", out, "--backbone", small_backbone, *TRAIN),
+        ("evaluate", out, data),
+    ):
+        code, _, error = run(*arguments)
+        assert (code, sorted(parsed)) == (0, ["test", "train", "val"]), error
+        parsed.clear()
+    for file in data.rglob("*.json"):
+        file.write_text(file.read_text().replace('"cat"', '"horse"'))
+    next((data / "test").glob("*.png")).write_bytes(b"")
+    code, _, error = run("evaluate", out, data)
+    assert (code, "names 3, others: background, horse, dog" in error) == (2, True), error
+    assert (len(parsed), "cannot be read" in error) == (3, False)
 
 
 def test_converted_data_trains_to_the_same_scores(run, small_backbone, tmp_path):

@@ -16,7 +16,7 @@ from convlora import run_files
 from convlora.adapter_folder import read_config
 from convlora.checkpoint import find_adapter, from_pretrained
 from convlora.data.check import check_dataset
-from convlora.data.classes import read_class_names
+from convlora.data.check_names import own_names
 from convlora.data.find import find_source
 from convlora.data.gather import gathered
 from convlora.data.images import read_image
@@ -25,6 +25,7 @@ from convlora.data.layout import SPLITS, DataSet, Pair
 from convlora.data.palette import FILE as PALETTE
 from convlora.data.progress import show_progress
 from convlora.data.report import Problem, Report
+from convlora.data.source import Source
 from convlora.data.splits import check_unseen, read_record
 from convlora.errors import ConfigError, DataError
 from convlora.image_scores import ImageScores, check_table
@@ -117,8 +118,8 @@ def evaluate_run(
     folder = find_adapter(run)  # once: of a hub id each time is a question to the network
     segmenter = from_pretrained(folder, backbone)
     classes = segmenter.config.classes
-    _check_classes(classes, data)
-    report = _check(run, folder, data, list(classes), split, palette)
+    source = _check_classes(classes, data)
+    report = _check(run, folder, data, source, list(classes), split, palette)
     dataset = report.dataset
     pairs = dataset.splits[split]
     if pictures is not None:
@@ -163,7 +164,13 @@ def evaluate_run(
 
 
 def _check(
-    run: str, folder: Path, data: Path, classes: list[str], split: str, palette: Path | None
+    run: str,
+    folder: Path,
+    data: Path,
+    source: Source | None,
+    classes: list[str],
+    split: str,
+    palette: Path | None,
 ) -> Report:
     """Check the data, with the splits of the run whose adapter folder this is."""
     record = read_record(Path(run))
@@ -174,6 +181,7 @@ def _check(
         splits=(split,),
         scored=split,
         record=record,
+        source=source,
         progress=show_progress,
     )
     if record is not None and report.found is not None:
@@ -261,15 +269,18 @@ def _check_arguments(
         check_folder(pictures, "--overlay")
 
 
-def _check_classes(classes: tuple[str, ...], data: Path) -> None:
-    """Compare the model's classes with those that the data names, if it does."""
+def _check_classes(classes: tuple[str, ...], data: Path) -> Source | None:
+    """Compare the model's classes with those that the data names, if it does; returns what was read for it.
+
+    That is before the images are looked at, which may take minutes.
+    """
     try:
         source = find_source(data)
-        named = source.classes or read_class_names(source.base)
     except (DataError, OSError):
-        return  # check_dataset says it
+        return None  # check_dataset says it
+    named = own_names(source)
     if named is None or named == classes:
-        return
+        return source
     what = "the same in another order" if sorted(named) == sorted(classes) else "others"
     raise ConfigError(
         f"The model has {len(classes)} classes, {', '.join(classes)}; {data} names {len(named)}, {what}: "

@@ -13,7 +13,7 @@ from convlora.data.check_colours import check_indices, join_colour_masks
 from convlora.data.check_files import Scanned, check_copies, check_files
 from convlora.data.check_folders import check_folders, rename_hint, renames
 from convlora.data.check_groups import check_groups
-from convlora.data.check_names import class_names
+from convlora.data.check_names import class_names, own_names
 from convlora.data.check_scored import only_split
 from convlora.data.check_values import check_foreground, check_training, check_values, find_encoding
 from convlora.data.find import find_source
@@ -46,6 +46,7 @@ def check_dataset(
     group: Grouping | None = None,
     group_by: str | None = None,
     record: Record | None = None,
+    source: Source | None = None,
     workers: int | None = None,
     progress: ShowProgress = no_progress,
 ) -> Report:
@@ -62,6 +63,7 @@ def check_dataset(
         group: of an image, for that split; see `split_pairs`.
         group_by: regular expression, see `grouping`; it makes no split, but groups in two splits are errors.
         record: splits of a run, which are taken in place of a new one.
+        source: what `find_source` has given for `root`, if it was read before.
         workers: threads.
         progress: shows how far it is; see `show_progress`.
 
@@ -75,12 +77,13 @@ def check_dataset(
     report = Report()
     together = None if group_by is None else grouping(root, group_by)
     try:
-        source = find_source(root)
+        source = source or find_source(root)
     except (DataError, OSError) as error:
         told = Problem.of_error("layout", _named(root, error), error)
         fix = " ".join(part for part in (rename_hint(root), told.fix) if part)
         report.problems.append(replace(told, fix=fix))
         return report
+    report.named = own_names(source)
     setting = _read_setting(source, classes, palette, report)
     folders = setting.folders
     images, masks = scan_all(

@@ -35,6 +35,14 @@ def class_names(
     return own, []
 
 
+def own_names(source: Source) -> tuple[str, ...] | None:
+    """Names that the data itself gives its classes, id 0 first; None without any, or where they are wrong."""
+    try:
+        return source.classes or read_class_names(source.base)
+    except (DataError, OSError):
+        return None  # `class_names` says it
+
+
 def _from_files(base: Path, given: tuple[str, ...] | None) -> tuple[tuple[str, ...] | None, list[Problem]]:
     lines = read_class_lines(base)
     for file in (base / "data.yaml", base / "data.yml"):

@@ -87,6 +87,7 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     statistics: dict[str, Any] = field(default_factory=dict)
     found: DataSet | None = None
+    named: tuple[str, ...] | None = None  # what the data itself calls its classes, id 0 first
 
     @property
     def errors(self) -> list[Problem]:

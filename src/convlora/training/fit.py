@@ -92,7 +92,7 @@ def fit(config: RunConfig, resume: bool = False, command: Sequence[str] | None =
     set_seed(config.seed, device_specific=True)
     slow = slowness(dtype, accelerator.device)
     lost = lost_classes(report.dataset, dataset)
-    told = [*notes(config, dataset.classes), *blank_masks(config, dataset, report.warnings)]
+    told = [*notes(config, dataset.classes, report.named), *blank_masks(config, dataset, report.warnings)]
     warnings = [*map(str, report.warnings), *lost, *told, *([slow] if slow else [])]
     best = _Run(config, dataset, accelerator, warnings, command).train(resume)
     disconnect(accelerator)

@@ -6,14 +6,11 @@ from collections.abc import Iterable
 from statistics import median
 
 from convlora.config import RunConfig
-from convlora.data.classes import read_class_names
-from convlora.data.find import find_source
 from convlora.data.labels import read_label
 from convlora.data.layout import BY_SEED, DataSet
 from convlora.data.report import Problem, shown_file
 from convlora.data.thickness import thickness
 from convlora.data.transforms import fit_geometry
-from convlora.errors import DataError
 from convlora.model import foreground_ids
 
 _NAMED = 8  # classes, the thinnest first
@@ -39,19 +36,15 @@ def remarks(config: RunConfig) -> list[str]:
     ]
 
 
-def notes(config: RunConfig, classes: tuple[str, ...]) -> list[str]:
+def notes(config: RunConfig, classes: tuple[str, ...], named: tuple[str, ...] | None) -> list[str]:
     """Notes for the user.
 
     Args:
         config: the run.
         classes: those that count.
+        named: what the data itself calls them, if it does.
     """
     found = []
-    try:
-        source = find_source(config.data)
-        named = source.classes or read_class_names(source.base)
-    except (DataError, OSError):
-        named = None  # the file is not used, as check_dataset has passed with the classes that were given
     if named is not None and named != classes:
         found.append(
             f"classes: {', '.join(classes)} count, as given; the data folder names {', '.join(named)}. "
