@@ -15,7 +15,7 @@ import convlora
 from convlora import evaluation
 from convlora.checkpoint import save_pretrained
 from convlora.errors import ConfigError, DataError
-from convlora.evaluation import evaluate_run
+from convlora.evaluation import evaluate_run, write_scores
 from convlora.image_scores import ImageScores
 from convlora.inference.predictor import Predictor
 from convlora.model import Segmenter
@@ -211,6 +211,13 @@ def test_keys_are_those_of_the_documentation(binary_adapter, data):
     assert flat == documented - {"image_"}
     assert len(flat) > 10
     assert {"image_mean_iou", "image_dice/foreground"} <= scores
+
+
+def test_what_json_has_no_name_for_is_null(tmp_path):
+    nan, far = float("nan"), float("inf")
+    write_scores({"x": nan, "runs": [{"y": -far}, (far, 1, "no", True, None)], "z": 0.5}, tmp_path / "a.json")
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert written == {"x": None, "runs": [{"y": None}, [None, 1, "no", True, None]], "z": 0.5}
 
 
 # --- results that cannot be written ---

@@ -6,15 +6,17 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from convlora.adapter_folder import read_config
 from convlora.adapters import ConvLora, Vpt, methods, trainable_parameters
 from convlora.backbone.initialise import random_sam
 from convlora.backbone.weights import save_sam
 from convlora.checkpoint import CARD, CONFIG, TENSORS, find_adapter, from_pretrained, save_pretrained
-from convlora.errors import WeightsError
+from convlora.errors import ConfigError, WeightsError
 from convlora.model import Segmenter
 from small import SMALL
 
@@ -89,6 +91,24 @@ def test_a_card_names_a_backbone_of_the_hub(small_backbone, tmp_path):
     assert "Made by" not in card
     save_pretrained(model, tmp_path / "a", {"command": "convlora train DATA --out a"})
     assert "Made by: `convlora train DATA --out a`." in (tmp_path / "a" / CARD).read_text()
+
+
+def test_a_card_shows_every_kind_of_value(small_backbone, tmp_path):
+    """And what JSON cannot hold is refused, with what was there before kept."""
+    model, folder = trained(small_backbone), tmp_path / "a"
+    metrics = {"note": "good | fine\nyes", "ok": True, "count": 3, "share": 0.25, "list": [1], "none": None}
+    save_pretrained(model, folder, {"metrics": metrics})
+    rows = (folder / CARD).read_text().split("|---|---|\n")[1].splitlines()
+    assert rows == [
+        *("| note | good \\| fine yes |", "| ok | True |", "| count | 3.0000 |"),
+        *("| share | 0.2500 |", "| list | [1] |"),
+    ]
+    save_pretrained(model, folder, {"metrics": 0.5})
+    assert (folder / CARD).read_text().endswith("|---|---|\n\n")
+    with pytest.raises(ConfigError, match=r"metadata is .*; it must hold what JSON can.*float32 is not JSON"):
+        save_pretrained(model, folder, {"metrics": {"dice": np.float32(0.5)}})
+    assert read_config(folder).training == {"metrics": 0.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_loading_leaves_the_caller_s_random_state(folder):

@@ -143,6 +143,13 @@ def test_what_no_adapter_folder_could_hold_is_refused(small_backbone, classes, o
         build(small_backbone, classes, **options)
 
 
+@pytest.mark.parametrize("classes", ["road", ("road",), (), 5, None, ("road", 3)], ids=repr)
+def test_classes_are_names(small_backbone, classes):
+    with pytest.raises(ConfigError, match=r"^classes is .*; it must be a list of 2 to 255 names, id 0 first"):
+        build(small_backbone, classes)
+    assert build(small_backbone, (name for name in "ab")).config.classes == ("a", "b")
+
+
 @pytest.mark.parametrize(
     ("classes", "ids"),
     [

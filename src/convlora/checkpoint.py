@@ -51,6 +51,7 @@ def save_pretrained(
     Raises:
         WeightsError: something else is in that place, the disk is full or the place not writable (what was
             there is kept), or what was written does not read back the same.
+        ConfigError: the metadata holds what JSON cannot.
     """
     folder = Path(expand_user(str(folder)))
     _check_replaceable(folder)
@@ -60,6 +61,11 @@ def save_pretrained(
         _write(segmenter, tensors, part, metadata)
         _compare(tensors, part)
         replace_folder(part, folder)
+    except TypeError as error:
+        raise ConfigError(
+            f"metadata is {metadata!r}; it must hold what JSON can: text, numbers, True, None, lists and "
+            f"mappings ({error})."
+        ) from error
     except (OSError, SafetensorError) as error:
         raise WeightsError(
             f"{folder} cannot be written: {error}. What was there before is kept; make room, or save "
@@ -220,11 +226,17 @@ def _download(name: str) -> Path:
         ) from error
 
 
+def _cell(value: object) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:.4f}" if number else " ".join(str(value).split()).replace("|", "\\|")
+
+
 def _card(content: Mapping[str, Any]) -> str:
     """Model card with the front matter that the Hugging Face hub reads."""
     training = content["training"]
-    metrics = training.get("metrics", {})
-    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items() if value is not None)
+    metrics = training.get("metrics")
+    listed = metrics.items() if isinstance(metrics, Mapping) else ()
+    rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in listed if value is not None)
     share = 100 * content["trained_parameters"] / content["all_parameters"]
     backbone = content["backbone"]
     hub = bool(_HUB_ID.fullmatch(backbone)) and not Path(backbone).exists()

@@ -312,7 +312,7 @@ def _record(scores: dict[str, Any], known: Path, json_file: Path | None, warn: C
         try:
             write_scores(scores, json_file)
         except WriteError as error:
-            raise WriteError(f"{error}\nThe scores are: {json.dumps(_without_nan(scores))}") from error
+            raise WriteError(f"{error}\nThe scores are: {json.dumps(_finite(scores))}") from error
 
 
 def write_comparison(pair: Pair, prediction: Prediction, dataset: DataSet, file: Path) -> Image.Image:
@@ -366,12 +366,15 @@ def add_scores(split: str, scores: dict[str, Any], file: Path) -> None:
 
 
 def write_scores(scores: dict[str, Any], file: Path) -> None:
-    """Write JSON; a score that is not defined (a class that never occurs) is null."""
-    text = json.dumps(_without_nan(scores), indent=2, allow_nan=False) + "\n"
+    """Write JSON; a score that is not defined (a class that never occurs) or not finite is null."""
+    text = json.dumps(_finite(scores), indent=2, allow_nan=False) + "\n"
     write_whole(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def _without_nan(value: object) -> object:
+def _finite(value: object) -> object:
+    """The same, with None for each number that JSON has no name for."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,15 +185,18 @@ class Segmenter(SegmentationModel):
             WeightsError: the backbone cannot be loaded.
             ConfigError: an option is not valid.
         """
+        names = tuple(classes) if isinstance(classes, Iterable) and not isinstance(classes, str) else ()
+        if len(names) < 2 or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"classes is {classes!r}; it must be a list of 2 to 255 names, id 0 first.")
         loaded = backbone if isinstance(backbone, LoadedSam) else load_sam(backbone)
         chosen = adapters.build_method(method) if isinstance(method, str) else method
         config = SegmenterConfig(
             backbone=loaded.source,
-            classes=tuple(classes),
+            classes=names,
             method=chosen.name,
             method_options=_plain_options(chosen),
-            head=head or default_head(len(classes)),
-            num_masks=num_masks or max(10, len(classes)),
+            head=head or default_head(len(names)),
+            num_masks=num_masks or max(10, len(names)),
             image_size=image_size or loaded.sam.spec.encoder.image_size,
             resize=resize,
             backbone_fingerprint=loaded.fingerprint,

@@ -278,6 +278,8 @@ def test_mistakes(command, adapter, tmp_path):
         ),
         (("openvino", None, "fp16"), "precision is fp16, but OpenVINO computes in fp16 on few processors"),
         (("openvino", None, "fp8"), "precision is 'fp8'; it must be one of auto, fp32, bf16, fp16."),
+        (("openvino", 3.5), "device is 3.5; it must be cpu, cuda, cuda:0, cuda:1, ..., or mps"),
+        (("torch", 3.5), "device is 3.5; it must be cpu, cuda, cuda:0, cuda:1, ..., or mps"),
         (("openvino", "gpu"), "device is 'gpu'; it must be cpu, cuda, cuda:0, cuda:1, ..., or mps"),
     ]:
         with pytest.raises(ConfigError) as error:

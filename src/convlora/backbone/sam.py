@@ -7,6 +7,7 @@ from convlora.backbone.image_encoder import ImageEncoder
 from convlora.backbone.mask_decoder import MaskDecoder
 from convlora.backbone.presets import SamSpec
 from convlora.backbone.prompts import PromptEncoder
+from convlora.errors import ConfigError
 
 
 class Sam(nn.Module):
@@ -39,6 +40,9 @@ class Sam(nn.Module):
         Returns:
             Low-resolution mask logits (B, Q, M, 4 h, 4 w) and predicted IoU (B, Q, M); h and w are the cells
             of the embedding, M is 3 or 1 in SAM.
+
+        Raises:
+            ConfigError: points are given without labels, or labels without points.
         """
         size = (image.shape[-2], image.shape[-1])
         masks, iou = self.prompted(self.image_encoder(image), size, points, labels, boxes)
@@ -68,6 +72,12 @@ class Sam(nn.Module):
         self, size: tuple[int, int], points: Tensor | None, labels: Tensor | None, boxes: Tensor | None
     ) -> Tensor | None:
         parts = []
+        if (points is None) != (labels is None):
+            has, lacks = ("labels", "points") if points is None else ("points", "labels")
+            raise ConfigError(
+                f"{has} are given without {lacks}. A click has both: labels is (B, Q, P), 1 foreground, "
+                "0 background, -1 not a point."
+            )
         if points is not None and labels is not None:
             points, labels = points.flatten(0, 1), labels.flatten(0, 1)
             parts.append(self.prompt_encoder.embed_points(points, labels, size, pad=boxes is None))

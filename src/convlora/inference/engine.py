@@ -38,7 +38,7 @@ def _type_of(device: str | torch.device | None) -> str | None:
     """
     try:
         return None if device is None else torch.device(device).type
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         return choose_device(device).type
 
 
