@@ -1,5 +1,6 @@
 """Public names: what there is, that it is light, and the README's lines."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 import convlora
+from convlora import errors
+from convlora.adapters.base import OptionError
+from convlora.data.images import FileError
 from convlora.errors import ConfigError, DataError, WeightsError
 
 
@@ -23,6 +27,22 @@ def test_no_submodule_hides_a_name():
     """Importing everything must not put a module in the place of a function."""
     code = "import convlora; convlora.load; assert callable(convlora.evaluate) and callable(convlora.train)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_tree_of_errors_is_drawn_whole():
+    """Each line's parent is the nearest line above that is further left."""
+    assert OptionError.__base__ is ConfigError  # they are there only where their modules are loaded
+    assert FileError.__base__ is DataError
+    drawn, path = {}, []
+    for line in errors.__doc__.split("```")[1].splitlines():
+        if name := re.search(r"\w+Error", line):
+            path = [*path[: name.start() // 4], name[0]]
+            drawn[name[0]] = path[-2] if len(path) > 1 else "Exception"
+    known, found = {}, [errors.ConvLoraError]
+    for error in found:  # grows
+        known[error.__name__] = error.__base__.__name__
+        found += [child for child in error.__subclasses__() if child.__module__.startswith("convlora.")]
+    assert drawn == known
 
 
 HEAVY = "torch", "accelerate", "kornia", "rich", "matplotlib"

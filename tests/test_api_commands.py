@@ -1,17 +1,21 @@
 """The commands as functions give what the commands write, and raise where these exit with an error."""
 
 import json
+import os
+import re
 import shutil
 import warnings
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import convlora
-from convlora.errors import ConfigError, ConvLoraError
+from convlora.errors import ConfigError, ConvLoraError, WeightsError, WriteError
 from convlora.inference import files as files_module
-from convlora.output import WriteError
+from convlora.training import report
 
 
 @pytest.fixture
@@ -110,6 +114,47 @@ def test_arguments_of_the_others_that_no_command_line_can_give(binary_data, bina
     for function in (convlora.analyze, convlora.evaluate):
         with pytest.raises(ConfigError, match=r"split is \['test'\]; it must be one of train, val, test"):
             function(binary_adapter, binary_data, split=["test"])
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"], ids=["long", "null"])
+def test_names_that_no_file_can_have(binary_data, binary_adapter, tmp_path, name):
+    if os.name == "nt" and "\0" not in name:
+        pytest.skip("Windows has an error of its own for each way of being too long")
+    out, shown = tmp_path / "out", re.escape(repr("x" * 60 + "...") if name[0] == "x" else repr(name))
+    for key, call in [
+        ("data", partial(convlora.check, name)),
+        ("palette", partial(convlora.check, binary_data, palette=name)),
+        ("out", partial(convlora.convert, binary_data, name)),
+        ("data", partial(convlora.train, name, out)),
+        ("out", partial(convlora.train, binary_data, Path(name))),
+        ("backbone", partial(convlora.train, binary_data, out, backbone=name)),
+        ("out", partial(convlora.compare, binary_data, name)),
+        ("per_image", partial(convlora.evaluate, binary_adapter, binary_data, per_image=name)),
+        ("images", partial(convlora.predict, binary_adapter, [name], out)),
+        ("run", partial(convlora.analyze, name, binary_data)),
+        ("run", partial(convlora.merge, name, out)),
+        ("run", partial(convlora.load, name)),
+    ]:
+        with pytest.raises(ConfigError, match=rf"{key}: {shown} can be no path \(.*\)\. Give another\.$"):
+            call()
+    for what, call in [
+        ("The backbone", partial(convlora.from_pretrained, binary_adapter, name)),
+        ("The backbone", partial(convlora.Segmenter.from_backbone, name, ("a", "b"))),
+        ("The model", partial(convlora.from_pretrained, name)),
+        ("The model's folder", partial(convlora.save_pretrained, None, name)),
+    ]:
+        with pytest.raises(WeightsError, match=rf"{what} {shown} can be no path"):
+            call()
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_disk_ends_a_training_in_a_message(binary_data, small_backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "LOG", "/dev/full")
+    with pytest.raises(WriteError, match=r"^/dev/full cannot be written: No space left on device\. What was"):
+        convlora.train(
+            binary_data, tmp_path / "run", backbone=str(small_backbone), max_steps=1, image_size=64
+        )
 
 
 def test_predict_is_the_command(run, binary_data, command, tmp_path):

@@ -14,12 +14,11 @@ from PIL import Image
 import convlora
 from convlora import evaluation
 from convlora.checkpoint import save_pretrained
-from convlora.errors import ConfigError, DataError
+from convlora.errors import ConfigError, WriteError
 from convlora.evaluation import evaluate_run, write_scores
 from convlora.image_scores import ImageScores
 from convlora.inference.predictor import Predictor
 from convlora.model import Segmenter
-from convlora.output import WriteError
 
 
 @pytest.fixture
@@ -228,7 +227,7 @@ def test_scores_are_told_where_they_cannot_be_written(binary_adapter, data, tmp_
         raise WriteError(f"{file} cannot be written: No space left on device.")
 
     monkeypatch.setattr(evaluation, "write_scores", full)
-    with pytest.raises(DataError, match=r'(?s)No space left.*The scores are: \{.*"pixel_accuracy": 0\.'):
+    with pytest.raises(WriteError, match=r'(?s)No space left.*The scores are: \{.*"pixel_accuracy": 0\.'):
         evaluate_run(binary_adapter, data, json_file=tmp_path / "s.json")
 
 

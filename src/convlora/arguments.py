@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from convlora.errors import ConfigError
-from convlora.settings import expand_user
+from convlora.settings import expand_user, no_path
 
 
 def as_names(classes: Sequence[str] | None) -> list[str] | None:
@@ -46,5 +46,8 @@ def as_path(value: object, name: str) -> Path:
 def as_location(value: object, name: str) -> str:
     """A path, or something else that is written like one, such as a hub id."""
     if isinstance(value, str | Path) and str(value):
-        return expand_user(str(value))
+        location = expand_user(str(value))
+        if wrong := no_path(location):
+            raise ConfigError(f"{name}: {wrong}")
+        return location
     raise ConfigError(f"{name} is {value!r}; it must be a path, as text or pathlib.Path.")

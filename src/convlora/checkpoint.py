@@ -29,7 +29,7 @@ from convlora.model import SegmentationModel, Segmenter, SegmenterConfig
 from convlora.output import find_folder, part_of, replace_folder, to_disk, write_utf8
 from convlora.randomness import seeded
 from convlora.run_files import BEST
-from convlora.settings import expand_user
+from convlora.settings import expand_user, no_path
 from convlora.unet import UNET, Unet
 from convlora.weight_files import fetch, file_digest
 
@@ -54,6 +54,8 @@ def save_pretrained(
         ConfigError: the metadata holds what JSON cannot.
     """
     folder = Path(expand_user(str(folder)))
+    if wrong := no_path(str(folder)):
+        raise WeightsError(f"The model's folder {wrong}")
     _check_replaceable(folder)
     tensors = {name: t.cpu().contiguous() for name, t in adapter_state_dict(segmenter).items()}
     part = part_of(folder)
@@ -172,6 +174,8 @@ def find_adapter(source: str | Path) -> Path:
         WeightsError: there is none.
     """
     path = Path(expand_user(str(source)))
+    if wrong := no_path(str(path)):
+        raise WeightsError(f"The model {wrong}")
     for folder in (path, find_folder(path / BEST)):
         if (folder / CONFIG).is_file():
             return folder

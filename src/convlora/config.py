@@ -17,7 +17,7 @@ from convlora.backbone.weights import locate
 from convlora.errors import ConfigError
 from convlora.head import HeadKind
 from convlora.presets import PRESETS, preset_method
-from convlora.settings import did_you_mean, expand_user, near_hint, read_yaml
+from convlora.settings import did_you_mean, expand_user, near_hint, no_path, read_yaml
 from convlora.unet import UNET
 
 #: Values of `augment` with which an image has one or two forms in the whole run.
@@ -116,6 +116,8 @@ class RunConfig(BaseModel):
         if not isinstance(value, str | Path):
             return value
         text = expand_user(str(value))
+        if wrong := no_path(text):
+            raise ValueError(f"{_OWN}{wrong}")
         # pydantic refuses text, but no path, that holds bytes which the system's encoding cannot express
         return text if info.field_name == "backbone" else Path(text)
 

@@ -3,8 +3,11 @@
 ```
 ConvLoraError
 ├── ConfigError        a key or value of the configuration or the command line
-│   └── NoRoomError    one that needs more memory than there is
+│   ├── NoRoomError    one that needs more memory than there is
+│   └── OptionError    an option of a method, with its name (adapters.base)
 ├── DataError          an image, a mask or the layout of a data set
+│   └── FileError      a file that cannot be used, with the parts of the message (data.images)
+├── WriteError         a result that cannot be written
 ├── WeightsError       a backbone or adapter file that does not fit
 ├── TargetError        a method that finds nothing to adapt
 ├── DisagreementError  a converted model that does not compute what PyTorch does
@@ -36,6 +39,10 @@ class NoRoomError(ConfigError):
 
 class DataError(ConvLoraError):
     """An image, a mask or the layout of a data set is not valid."""
+
+
+class WriteError(ConvLoraError):
+    """A result cannot be written, so that those that follow could not be either."""
 
 
 class WeightsError(ConvLoraError):

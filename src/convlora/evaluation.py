@@ -27,7 +27,7 @@ from convlora.data.progress import show_progress
 from convlora.data.report import Problem, Report
 from convlora.data.source import Source
 from convlora.data.splits import check_unseen, read_record
-from convlora.errors import ConfigError, DataError
+from convlora.errors import ConfigError, DataError, WriteError
 from convlora.image_scores import ImageScores, check_table
 from convlora.inference.drawing import comparison, stack_rows
 from convlora.inference.engine import choose_computing
@@ -38,7 +38,6 @@ from convlora.inference.tiles import choose_tiles
 from convlora.metrics import SegmentationMetrics
 from convlora.model import foreground_ids
 from convlora.output import (
-    WriteError,
     check_file,
     check_folder,
     check_new,
@@ -101,8 +100,8 @@ def evaluate_run(
         'tile_overlap'.
 
     Raises:
-        DataError: the split is missing, its data has errors, or it holds images the run was trained on; or a
-            result cannot be written.
+        DataError: the split is missing, its data has errors, or it holds images the run was trained on.
+        WriteError: a result cannot be written.
         WeightsError: the model cannot be loaded.
         MissingExtraError: OpenVINO is asked for and not installed.
         ConfigError: an argument is not valid, the classes of model and data differ, or a result would be

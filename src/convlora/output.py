@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from convlora.errors import ConfigError, DataError
+from convlora.errors import WriteError as WriteError
 
 CACHE = "CONVLORA_CACHE"
 """Environment variable: where the user wants what is kept between runs, and may be deleted."""
@@ -110,7 +111,7 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
         WriteError: the disk is full or the place is not writable; a file that was there is as before.
         DataError: the name is too long for a file.
     """
-    with _write_errors(file):
+    with write_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         part = _part(file)
         try:
@@ -151,7 +152,7 @@ def make_folder(folder: Path) -> None:
     Raises:
         WriteError: that is not possible.
     """
-    with _write_errors(folder):
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -242,7 +243,13 @@ def _beside(folder: Path, what: str) -> Path:
 
 
 @contextmanager
-def _write_errors(file: Path) -> Iterator[None]:
+def write_errors(file: Path) -> Iterator[None]:
+    """Make what the system says while a file or folder is written a `WriteError` that names it.
+
+    Raises:
+        WriteError: the disk is full or the place not writable.
+        DataError: the name is too long for a file.
+    """
     try:
         yield
     except OSError as error:
@@ -255,10 +262,6 @@ def _write_errors(file: Path) -> Iterator[None]:
             f"{file} cannot be written: {error.strerror or error}. What was complete before is kept; "
             "make room or choose another place."
         ) from error
-
-
-class WriteError(DataError):
-    """A result cannot be written, so that those that follow could not be either."""
 
 
 def _identities(file: Path) -> Iterator[object]:

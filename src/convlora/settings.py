@@ -1,6 +1,7 @@
 """What a user wrote: YAML files and `--set` items as plain values. Nothing is guessed or silently dropped."""
 
 import difflib
+import errno
 import os
 import re
 import shlex
@@ -12,6 +13,8 @@ from typing import Any
 import yaml
 
 from convlora.errors import ConfigError
+
+_SHOWN = 60  # characters of a path that is none
 
 
 class _Loader(yaml.SafeLoader):
@@ -45,6 +48,20 @@ _Loader.add_implicit_resolver(
 def expand_user(path: str) -> str:
     """Put the home folder for a leading '~', as shells do, but not behind the '=' of `--out=~/run`."""
     return os.path.expanduser(path)  # noqa: PTH111  # pathlib's fails where there is no such user
+
+
+def no_path(text: str) -> str:
+    """Why nothing can have this path, as a sentence; '' where something could."""
+    try:
+        os.lstat(text)
+    except (OSError, ValueError) as error:
+        # ValueError: a null character, or half of one that has two
+        if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+            return ""
+        reason = error.strerror if isinstance(error, OSError) else error
+        short = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        return f"{short!r} can be no path ({reason}). Give another."
+    return ""
 
 
 def as_typed(command: Sequence[str]) -> str:

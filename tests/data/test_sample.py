@@ -1,15 +1,17 @@
 """The brain sample: layout, classes, and no leak between splits."""
 
 import builtins
+import errno
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from convlora.data import sample
 from convlora.data.check import check_dataset
 from convlora.data.sample import CLASSES, write_brain_sample
-from convlora.errors import DataError, MissingExtraError
+from convlora.errors import DataError, MissingExtraError, WriteError
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,16 @@ def test_a_folder_with_content_is_left_alone(tmp_path):
     with pytest.raises(DataError, match=r"is not empty\. Give a new folder"):
         write_brain_sample(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sample, "save_mask", full)
+    with pytest.raises(WriteError, match=r"brain cannot be written: No space left on device\. .* make room"):
+        write_brain_sample(tmp_path / "brain")
+    assert not any(tmp_path.iterdir())
 
 
 def test_without_nilearn(tmp_path, monkeypatch):

@@ -17,9 +17,9 @@ from convlora.backbone.meta_file import read_meta
 from convlora.backbone.presets import BACKBONES, SamSpec
 from convlora.backbone.sam import Sam
 from convlora.backbone.spec_io import check_spec, spec_from_config, spec_from_tensors, spec_to_config
-from convlora.errors import DataError, WeightsError
+from convlora.errors import DataError, WeightsError, WriteError
 from convlora.output import write_text, write_whole
-from convlora.settings import expand_user
+from convlora.settings import expand_user, no_path
 from convlora.weight_files import fetch, first_line, read_json, read_tensors
 
 BUNDLED = Path(__file__).parent / "sam_tiny"
@@ -71,8 +71,14 @@ def load_sam(source: str | Path) -> LoadedSam:
 
 
 def locate(source: str | Path) -> str:
-    """A source of `load_sam` that means the same in every working folder: a local path is made absolute."""
+    """A source of `load_sam` that means the same in every working folder: a local path is made absolute.
+
+    Raises:
+        WeightsError: nothing can have this name.
+    """
     name = expand_user(str(source))
+    if wrong := no_path(name):
+        raise WeightsError(f"The backbone {wrong}")
     named = name == "sam-tiny" or name.startswith("random:")  # whatever folder is called so
     return name if named or not Path(name).exists() else str(Path(name).absolute())
 
@@ -91,8 +97,8 @@ def save_sam(sam: Sam, folder: Path, dtype: torch.dtype = torch.float32) -> None
     try:
         write_whole(folder / _TENSORS, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
         write_text(folder / _CONFIG, json.dumps(spec_to_config(sam.spec), indent=2) + "\n")
-    except (DataError, SafetensorError) as error:
-        reason = error.__cause__ or error  # of a DataError: what the system said
+    except (WriteError, DataError, SafetensorError) as error:
+        reason = error.__cause__ or error  # of our own: what the system said
         raise WeightsError(
             f"{folder} cannot be written: {reason}. What was there before is kept; make room, or save "
             "elsewhere."

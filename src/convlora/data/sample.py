@@ -8,7 +8,7 @@ from PIL import Image
 
 from convlora.data.masks import save_mask
 from convlora.errors import MissingExtraError
-from convlora.output import check_new_folder, filled_at_once
+from convlora.output import check_new_folder, filled_at_once, write_errors
 
 CLASSES = ("background", "grey_matter", "white_matter")
 
@@ -44,11 +44,12 @@ def write_brain_sample(root: Path) -> dict[str, int]:
 
     Raises:
         DataError: the folder holds something, or is a file.
+        WriteError: it cannot be written; nothing of it is left.
         MissingExtraError: nilearn is not installed.
     """
     check_new_folder(root)
     parts = _load()
-    with filled_at_once(root) as part:
+    with write_errors(root), filled_at_once(root) as part:
         return _write(part, *parts)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from convlora.output import write_errors
 from convlora.run_files import LOG
 
 _LINE_EVERY = 20.0  # seconds between plain lines
@@ -84,8 +85,12 @@ class Reporter:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def record(self, row: dict[str, Any]) -> None:
-        """Append a row to metrics.jsonl; what is not finite is null, as JSON has no name for it."""
+        """Append a row to metrics.jsonl; what is not finite is null, as JSON has no name for it.
+
+        Raises:
+            WriteError: the disk is full or the folder not writable.
+        """
         if self.enabled:
             plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-            with self.file.open("a", encoding="utf-8") as file:
+            with write_errors(self.file), self.file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(plain) + "\n")
