@@ -11,6 +11,7 @@ import pytest
 
 import convlora
 from convlora import errors
+from convlora.adapters import build_method, methods
 from convlora.adapters.base import OptionError
 from convlora.data.images import FileError
 from convlora.errors import ConfigError, DataError, WeightsError
@@ -21,6 +22,18 @@ def test_all_names_are_there():
         assert getattr(convlora, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = convlora.nothing
+
+
+def test_every_list_of_the_names_is_the_same():
+    """What is there, what an editor offers before anything is loaded, and all methods that come along."""
+    assert set(convlora.__all__) == {*convlora._HOMES, "__version__"}
+    assert len(convlora.__all__) == len(set(convlora.__all__))
+    code = "import convlora; assert {*convlora.__all__, '__path__'} <= set(dir(convlora))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    kinds = {type(build_method(name)) for name in methods()}
+    own = {kind.__name__ for kind in kinds if kind.__module__.startswith("convlora.")}
+    assert own == {name for name, home in convlora._HOMES.items() if home == "adapters"}
+    assert convlora.ConvLoraError is errors.ConvLoraError
 
 
 def test_no_submodule_hides_a_name():

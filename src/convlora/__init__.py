@@ -9,20 +9,41 @@ from typing import TYPE_CHECKING
 from convlora._version import __version__
 
 if TYPE_CHECKING:
-    from convlora.adapters import ConvLora, DecoderOnly, Full, Lora
+    from convlora.adapters import (
+        Adapter,
+        BitFit,
+        ConvLora,
+        ConvLoraMultiScale,
+        DecoderOnly,
+        Full,
+        Lora,
+        Lst,
+        SamAdapter,
+        Ssf,
+        Vpt,
+    )
     from convlora.api import analyze, compare, evaluate, load, merge, predict, train
     from convlora.api_data import check, convert
     from convlora.checkpoint import from_pretrained, save_pretrained
+    from convlora.errors import ConvLoraError
     from convlora.inference.predictor import Predictor
     from convlora.model import Segmenter
 
 _HOMES = {
+    "Adapter": "adapters",
+    "BitFit": "adapters",
     "ConvLora": "adapters",
+    "ConvLoraError": "errors",
+    "ConvLoraMultiScale": "adapters",
     "DecoderOnly": "adapters",
     "Full": "adapters",
     "Lora": "adapters",
+    "Lst": "adapters",
     "Predictor": "inference.predictor",
+    "SamAdapter": "adapters",
     "Segmenter": "model",
+    "Ssf": "adapters",
+    "Vpt": "adapters",
     "analyze": "api",
     "check": "api_data",
     "compare": "api",
@@ -37,12 +58,20 @@ _HOMES = {
 }
 
 __all__ = [
+    "Adapter",
+    "BitFit",
     "ConvLora",
+    "ConvLoraError",
+    "ConvLoraMultiScale",
     "DecoderOnly",
     "Full",
     "Lora",
+    "Lst",
     "Predictor",
+    "SamAdapter",
     "Segmenter",
+    "Ssf",
+    "Vpt",
     "__version__",
     "analyze",
     "check",
@@ -62,3 +91,7 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(f"convlora.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'convlora' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
