@@ -1,11 +1,13 @@
 """Numbers that follow from a configuration, and the order of the images."""
 
+import numpy as np
 import pytest
 import torch
 
 from convlora.adapters.experts import MultiScaleExperts
 from convlora.config import make_config
 from convlora.errors import ConfigError
+from convlora.training import stream
 from convlora.training.optimizer import linear_decay, make_optimizer
 from convlora.training.plan import Plan, make_plan
 from convlora.training.stream import PositionSampler, StreamDataset, place
@@ -65,6 +67,21 @@ def test_an_epoch_shows_every_image_once():
     assert places != [place(i, 7, seed=4) for i in range(21)]
 
 
+def test_an_epoch_is_shuffled_once(monkeypatch):
+    """Not anew for each of its images; and the order is what it always was."""
+    wanted = [
+        (epoch, int(index)) for epoch in (0, 1) for index in np.random.default_rng((5, epoch)).permutation(9)
+    ]
+    drawn, real = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: (drawn.append(seed), real(seed))[1])
+    stream._order.cache_clear()
+    assert [place(i, 9, seed=5) for i in range(18)] == wanted
+    assert [place(i, 9, seed=5) for i in (9, 8, 10, 7)] == [wanted[i] for i in (9, 8, 10, 7)]
+    assert drawn == [(5, 0), (5, 1)]
+    with pytest.raises(ValueError, match="read-only"):
+        stream._order(0, 9, 5)[0] = 1
+
+
 def test_processes_and_micro_batches_see_the_same_step():
     def step_positions(processes: int, micro: int, step: int) -> set[int]:
         plan = Plan(5, 8, micro, processes, 1e-3, 5)
@@ -112,8 +129,8 @@ def test_keys_are_an_images_own_in_every_epoch_and_run():
             return {}
 
     def keys(seed):
-        stream = StreamDataset(Images(range(3)), seed)
-        return [int(stream[position]["key"]) for position in range(9)]
+        images = StreamDataset(Images(range(3)), seed)
+        return [int(images[position]["key"]) for position in range(9)]
 
     assert len({*keys(0), *keys(1)}) == 18
     assert keys(0) == keys(0)

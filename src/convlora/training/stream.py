@@ -1,6 +1,7 @@
 """Which images make up a step: endless shuffled passes, the same for any number of processes and workers."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -36,8 +37,11 @@ def orders(first: int, end: int, images: int, seed: int) -> Iterator[tuple[int, 
         yield epoch, _order(epoch, images, seed)[max(0, first - start) : end - start].tolist()
 
 
+@lru_cache(maxsize=2)  # `place` asks for every image; a batch may lie in two epochs
 def _order(epoch: int, images: int, seed: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(images)
+    order = np.random.default_rng((seed, epoch)).permutation(images)
+    order.flags.writeable = False  # it is shared
+    return order
 
 
 class PositionSampler(Sampler[list[int]]):
