@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ValidationInfo
 
 from convlora import run_files
-from convlora.adapters import build_method
+from convlora.adapters import Method, build_method
 from convlora.backbone.weights import locate
 from convlora.errors import ConfigError
 from convlora.head import HeadKind
@@ -165,10 +165,14 @@ class RunConfig(BaseModel):
             )
         return self
 
+    def build_method(self) -> Method:
+        """The method with its options."""
+        return build_method(*_name_and_options(self.method))
+
     @property
     def trains_encoder(self) -> bool:
         """Whether the method changes the encoder."""
-        return build_method(*_name_and_options(self.method)).trains_encoder
+        return self.build_method().trains_encoder
 
     @property
     def keeps_embeddings(self) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from convlora import adapters
 from convlora.backbone.image_encoder import ImageEncoder
-from convlora.backbone.presets import BACKBONES
+from convlora.backbone.presets import BACKBONES, SamSpec
 from convlora.backbone.sam import Sam
 from convlora.backbone.weights import LoadedSam, load_sam
 from convlora.errors import ConfigError
@@ -53,6 +53,45 @@ class SegmenterConfig:
             raise ConfigError(f"There are {len(self.classes)} classes; at most {_MOST_CLASSES} are possible.")
         if self.resize not in RESIZE_MODES:
             raise ConfigError(f"resize is '{self.resize}'; it must be one of {', '.join(RESIZE_MODES)}.")
+
+    @classmethod
+    def for_sam(
+        cls,
+        spec: SamSpec,
+        source: str,
+        classes: Sequence[str],
+        method: adapters.Method,
+        *,
+        head: HeadKind | None = None,
+        num_masks: int | None = None,
+        image_size: int | None = None,
+        resize: str = "stretch",
+        fingerprint: str = "",
+    ) -> Self:
+        """What a model on a SAM of this shape is built from, with the defaults of `Segmenter.from_backbone`.
+
+        Args:
+            spec: of the SAM.
+            source: what it was loaded from, as `load_sam` takes it.
+            classes: see `from_backbone`, as all that follow.
+            method: with its options.
+            head: see there.
+            num_masks: see there.
+            image_size: see there.
+            resize: see there.
+            fingerprint: of the SAM's weights.
+        """
+        return cls(
+            backbone=source,
+            classes=tuple(classes),
+            method=method.name,
+            method_options=_plain_options(method),
+            head=head or default_head(len(classes)),
+            num_masks=num_masks or max(10, len(classes)),
+            image_size=image_size or spec.encoder.image_size,
+            resize=resize,
+            backbone_fingerprint=fingerprint,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
@@ -190,16 +229,16 @@ class Segmenter(SegmentationModel):
             raise ConfigError(f"classes is {classes!r}; it must be a list of 2 to 255 names, id 0 first.")
         loaded = backbone if isinstance(backbone, LoadedSam) else load_sam(backbone)
         chosen = adapters.build_method(method) if isinstance(method, str) else method
-        config = SegmenterConfig(
-            backbone=loaded.source,
-            classes=names,
-            method=chosen.name,
-            method_options=_plain_options(chosen),
-            head=head or default_head(len(names)),
-            num_masks=num_masks or max(10, len(names)),
-            image_size=image_size or loaded.sam.spec.encoder.image_size,
+        config = SegmenterConfig.for_sam(
+            loaded.sam.spec,
+            loaded.source,
+            names,
+            chosen,
+            head=head,
+            num_masks=num_masks,
+            image_size=image_size,
             resize=resize,
-            backbone_fingerprint=loaded.fingerprint,
+            fingerprint=loaded.fingerprint,
         )
         with seeded(seed):
             return cls(loaded.sam, config)

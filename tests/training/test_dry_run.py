@@ -1,5 +1,6 @@
 """What --dry-run says, and the bytes it counts against those of a real step."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -22,6 +23,7 @@ from convlora.errors import ConfigError, DataError
 from convlora.model import Segmenter, SegmenterConfig
 from convlora.presets import LEARNED_ROUTER
 from convlora.training import dry_run as module
+from convlora.training import fit as fit_module
 from convlora.training.dry_run import dry_run
 from convlora.training.fit import fit
 from convlora.training.memory import (
@@ -70,6 +72,19 @@ def test_counted_bytes_are_those_that_a_real_step_keeps(method, dtype):
     # on top of what the forward keeps there are the loss's maps and what a backward step holds for a moment
     loss = 10 * 2 * 128 * 128 * 4
     assert real < counted < 1.3 * real + loss
+
+
+@pytest.mark.parametrize("head", ["per-class", "mask-classification"])
+def test_it_plans_the_model_that_is_trained(three_class_data, small_backbone, tmp_path, monkeypatch, head):
+    values = {"backbone": str(small_backbone), "method": {"name": "conv-lora", "rank": 2}, "image_size": 32}
+    given = {"data": three_class_data, "out": tmp_path / "run", "multiclass_head": head, "resize": "pad"}
+    config, planned = make_config(values | given), []
+    real = module._count
+    monkeypatch.setattr(module, "_count", lambda *a: (planned.append(a[1]), real(*a))[1])
+    dry_run(config)
+    built = fit_module._build(config, check_dataset(three_class_data).dataset).config
+    assert dataclasses.replace(planned[0], backbone_fingerprint=built.backbone_fingerprint) == built
+    assert (built.method_options["rank"], built.image_size, built.head) == (2, 32, head)
 
 
 def test_counted_bytes_follow_batch_size_and_method():

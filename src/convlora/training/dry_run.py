@@ -7,7 +7,6 @@ import psutil
 import torch
 from accelerate import PartialState
 
-from convlora.adapters import build_method
 from convlora.backbone.presets import BACKBONES, SamSpec
 from convlora.backbone.sam import Sam
 from convlora.backbone.weights import load_sam
@@ -19,10 +18,10 @@ from convlora.data.splits import limit_training, lost_classes, read_record
 from convlora.embedding_store import cache_folder, cache_limit
 from convlora.errors import ConfigError
 from convlora.inference.device import slowness, training_dtype
-from convlora.model import Segmenter, SegmenterConfig, default_head
+from convlora.model import Segmenter, SegmenterConfig
 from convlora.training.memory import MIB, StepMemory, estimate_peak, simulate_step
 from convlora.training.notes import blank_masks, made_splits, remarks, thin_areas
-from convlora.training.objective import resolve_loss
+from convlora.training.objective import choose_head
 from convlora.training.plan import Plan, make_plan
 from convlora.training.processes import check_launcher_variables
 from convlora.training.validation import check_metric
@@ -201,19 +200,14 @@ def _spec(backbone: str) -> SamSpec:
 
 
 def _segmenter_config(config: RunConfig, spec: SamSpec, classes: tuple[str, ...]) -> SegmenterConfig:
-    options = dict(config.method)
-    method = build_method(options.pop("name"), options)
-    head = default_head(len(classes))
-    head = head if head == "binary" else config.multiclass_head
-    resolve_loss(config.loss, head)
-    return SegmenterConfig(
-        backbone=config.backbone,
-        classes=classes,
-        method=method.name,
-        method_options=options,
-        head=head,
-        num_masks=config.num_masks or max(10, len(classes)),
-        image_size=config.image_size or spec.encoder.image_size,
+    return SegmenterConfig.for_sam(
+        spec,
+        config.backbone,
+        classes,
+        config.build_method(),
+        head=choose_head(config, classes),
+        num_masks=config.num_masks,
+        image_size=config.image_size,
         resize=config.resize,
     )
 

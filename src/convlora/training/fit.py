@@ -13,7 +13,6 @@ from accelerate.utils import parse_flag_from_env, set_seed
 
 from convlora import run_files
 from convlora._version import __version__
-from convlora.adapters import build_method
 from convlora.backbone.weights import load_sam
 from convlora.config import RunConfig
 from convlora.data.augment import AugmentConfig
@@ -26,7 +25,7 @@ from convlora.embedding_store import EmbeddingStore, cache_folder, cache_limit
 from convlora.errors import ConfigError
 from convlora.frozen import hold_frozen_in
 from convlora.inference.device import slowness, training_dtype
-from convlora.model import SegmentationModel, Segmenter, SegmenterConfig, default_head
+from convlora.model import SegmentationModel, Segmenter, SegmenterConfig
 from convlora.output import make_folder, write_text
 from convlora.settings import as_typed
 from convlora.training.changes import changed_options, record_changes, tell_changes
@@ -36,7 +35,7 @@ from convlora.training.interrupts import on_interrupt
 from convlora.training.lock import locked
 from convlora.training.loop import Loop
 from convlora.training.notes import blank_masks, made_splits, notes, remarks, thin_areas
-from convlora.training.objective import make_objective, resolve_loss
+from convlora.training.objective import choose_head, make_objective
 from convlora.training.optimizer import make_optimizer
 from convlora.training.out_of_memory import keep_off_main_memory
 from convlora.training.plan import make_plan
@@ -314,25 +313,27 @@ class _Run:
 
 
 def _build(config: RunConfig, dataset: DataSet) -> SegmentationModel:
-    options = dict(config.method)
-    name = options.pop("name")
-    head = default_head(len(dataset.classes))
-    head = head if head == "binary" else config.multiclass_head
-    resolve_loss(config.loss, head)
+    head = choose_head(config, dataset.classes)
     if config.backbone == UNET:
         if config.checkpointing:
             raise ConfigError(
                 "checkpointing is for SAM's encoder; the backbone 'unet' has none. Leave it out."
             )
-        size = unet_size(config.image_size)
+        options = {key: value for key, value in config.method.items() if key != "name"}
         built = SegmenterConfig(
-            UNET, dataset.classes, name, options, head, image_size=size, resize=config.resize
+            UNET,
+            dataset.classes,
+            config.method["name"],
+            options,
+            head,
+            image_size=unet_size(config.image_size),
+            resize=config.resize,
         )
         return Unet.from_scratch(built, config.seed)
     segmenter = Segmenter.from_backbone(
         load_sam(config.backbone),
         dataset.classes,
-        build_method(name, options),
+        config.build_method(),
         head=head,
         num_masks=config.num_masks,
         image_size=config.image_size,

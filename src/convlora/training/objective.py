@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from convlora.config import RunConfig
 from convlora.head import HeadKind, HeadOutput
 from convlora.losses import get_loss
-from convlora.model import SegmentationModel
+from convlora.model import SegmentationModel, default_head
 
 #: What 'default' and 'official' (the paper's code) mean for each head.
 NAMED_LOSSES: dict[str, dict[HeadKind, str]] = {
@@ -30,6 +31,18 @@ def resolve_loss(name: str, head: HeadKind) -> str:
     resolved = NAMED_LOSSES.get(name, {}).get(head, name)
     get_loss(resolved, head)
     return resolved
+
+
+def choose_head(config: RunConfig, classes: Sequence[str]) -> HeadKind:
+    """Head of a run: binary for two classes, else the one asked for.
+
+    Raises:
+        ConfigError: the run's loss is unknown, or belongs to another head.
+    """
+    head = default_head(len(classes))
+    head = head if head == "binary" else config.multiclass_head
+    resolve_loss(config.loss, head)
+    return head
 
 
 Objective = Callable[[HeadOutput, Tensor, Sequence[int]], Tensor]
