@@ -1,8 +1,11 @@
 """Configuration: ranges, names, presets, and the way through YAML and back."""
 
-import pytest
+import re
 
-from convlora.config import load_config, make_config
+import pytest
+from pydantic import ValidationError
+
+from convlora.config import RunConfig, load_config, make_config
 from convlora.errors import ConfigError
 from convlora.presets import LEARNED_ROUTER, PAPER
 from convlora.settings import parse_assignments, read_yaml
@@ -145,3 +148,27 @@ def test_a_recorded_run_keeps_its_augmentation(tmp_path):
 def test_embeddings_that_cannot_be_kept(values, message):
     with pytest.raises(ConfigError, match=message):
         make_config({**BASE, "keep_embeddings": True, **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"num_masks": 4}, "num_masks is 4, but multiclass_head 'per-class'"),
+        (
+            {"method": {"name": "lora", "rank": "{text}"}},
+            "lora: rank must be an integer of at least 1, got '{text}'",
+        ),
+        ({"data": "a\0{b}"}, "'a\\x00{b}' can be no path"),
+    ],
+)
+def test_a_message_of_ours_is_all_that_is_said(values, said):
+    """Whoever builds a RunConfig without `make_config` reads pydantic's listing of it."""
+    given = {"data": "d", "out": "o", **values}
+    with pytest.raises(ValidationError) as plain:
+        RunConfig(**given)
+    assert [said in problem["msg"] for problem in plain.value.errors()] == [True]
+    assert not any(sign in str(plain.value) for sign in ("\0", "Value error"))
+    key = "" if "num_masks" in values else f"{next(iter(values))}: "
+    with pytest.raises(ConfigError, match=re.escape(f"is not valid:\n  {key}")) as error:
+        make_config(given)
+    assert said in str(error.value)

@@ -66,6 +66,7 @@ def read_config(folder: Path) -> AdapterConfig:
     content = read_json(file, _AGAIN)
     _check_format(content, file)
     try:
+        # as JSON, not as Python's values, so that messages speak of arrays and objects as the file does
         config = AdapterConfig.model_validate_json(json.dumps(content))
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors())

@@ -184,11 +184,6 @@ def find_adapter(source: str | Path) -> Path:
     return _download(str(source))
 
 
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Content of adapter_config.json, checked; see `adapter_folder.read_config`."""
-    return read_config(folder).model_dump()
-
-
 def load_backbone(recorded: str, folder: Path, given: str | None = None) -> LoadedSam:
     """Load the backbone of an adapter folder.
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from convlora import run_files
@@ -19,6 +19,8 @@ from convlora.head import HeadKind
 from convlora.presets import PRESETS, preset_method
 from convlora.settings import did_you_mean, expand_user, near_hint, no_path, read_yaml
 from convlora.unet import UNET
+
+_SAYS_ALL = "says_all"  # type of a problem of ours, for pydantic
 
 #: Values of `augment` with which an image has one or two forms in the whole run.
 FEW_INPUTS = ("none", "flip")
@@ -117,7 +119,7 @@ class RunConfig(BaseModel):
             return value
         text = expand_user(str(value))
         if wrong := no_path(text):
-            raise ValueError(f"{_OWN}{wrong}")
+            raise _own(wrong)
         # pydantic refuses text, but no path, that holds bytes which the system's encoding cannot express
         return text if info.field_name == "backbone" else Path(text)
 
@@ -133,7 +135,7 @@ class RunConfig(BaseModel):
         try:
             build_method(*_name_and_options(options))
         except ConfigError as error:
-            raise ValueError(f"{_OWN}{error}") from error
+            raise _own(str(error)) from error
         return options
 
     @field_validator("classes")
@@ -147,19 +149,19 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
         if self.num_masks is not None and self.multiclass_head != "mask-classification":
-            raise ValueError(
-                f"{_OWN}num_masks is {self.num_masks}, but multiclass_head '{self.multiclass_head}' has one "
+            raise _own(
+                f"num_masks is {self.num_masks}, but multiclass_head '{self.multiclass_head}' has one "
                 "mask for each class. Leave num_masks out, or set multiclass_head=mask-classification."
             )
         if self.keep_embeddings and self.trains_encoder:
-            raise ValueError(
-                f"{_OWN}keep_embeddings is true, but method '{self.method['name']}' trains the encoder, so "
+            raise _own(
+                f"keep_embeddings is true, but method '{self.method['name']}' trains the encoder, so "
                 "an image's embedding is another after every step. Leave keep_embeddings out, or use "
                 "--method decoder-only."
             )
         if self.keep_embeddings and not self.keeps_embeddings:
-            raise ValueError(
-                f"{_OWN}keep_embeddings is true, but augment '{self.augment}' gives every image new pixels "
+            raise _own(
+                f"keep_embeddings is true, but augment '{self.augment}' gives every image new pixels "
                 "in every epoch, and so a new embedding. Set augment=flip or augment=none, or leave "
                 "keep_embeddings out."
             )
@@ -310,8 +312,9 @@ def check_same(asked: RunConfig, recorded: RunConfig, out: Path) -> None:
         )
 
 
-#: Start of a message that says all itself.
-_OWN = "\0"
+def _own(text: str) -> PydanticCustomError:
+    """A problem whose message says all itself."""
+    return PydanticCustomError(_SAYS_ALL, "{text}", {"text": text})
 
 
 def _name_and_options(method: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -331,15 +334,15 @@ def _kinds(field: FieldInfo) -> set[Any]:
 
 def _line(key: str, text: str, origins: Mapping[str, str] | None) -> str:
     origin = (origins or {}).get(key.partition(".")[0])
-    return f"  {key}{f' ({origin})' if origin else ''}: ".replace("  : ", "  ") + text.replace("\n", "\n    ")
+    place = f"{key}{f' ({origin})' if origin else ''}: " if key else ""
+    return f"  {place}" + text.replace("\n", "\n    ")
 
 
 def _explain(problem: ErrorDetails) -> tuple[str, str]:
     """Key and message of one problem that pydantic found."""
     key = str(problem["loc"][0]) if problem["loc"] else ""
-    text = problem["msg"].removeprefix("Value error, ")
-    if text.startswith(_OWN):
-        return key, text.removeprefix(_OWN)
+    if problem["type"] == _SAYS_ALL:
+        return key, problem["msg"]
     field = RunConfig.model_fields[key]
     if problem["type"] == "missing":
         return key, f"it is not given. {field.description}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from convlora.adapter_folder import check_no_adapter
+from convlora.adapter_folder import check_no_adapter, read_config
 from convlora.adapters import check_mergeable, merge, trainable_parameters
 from convlora.backbone.sam import Sam
 from convlora.backbone.weights import fingerprint, save_sam
@@ -15,7 +15,6 @@ from convlora.checkpoint import (
     find_adapter,
     from_pretrained,
     load_backbone,
-    read_adapter_config,
     save_pretrained,
 )
 from convlora.data.splits import read_record
@@ -110,7 +109,7 @@ def _write(model: Segmenter, sam: Sam, part: Path, folder: Path) -> None:
         for name, parameter in model.named_parameters():
             if name in trained:
                 trained[name].copy_(parameter)
-    training = read_adapter_config(folder)["training"]
+    training = read_config(folder).training
     merged = {"merged_from": str(folder), "merged_method": model.config.method}
     save_pretrained(plain, part / "adapter", {**training, **merged})
     for file in (part / "adapter").iterdir():

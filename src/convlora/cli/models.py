@@ -92,10 +92,11 @@ def info(
     source: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, adapter folder or hub id.")],
 ) -> None:
     """Print what an adapter was trained on and how it scored."""
-    from convlora.checkpoint import find_adapter, read_adapter_config
+    from convlora.adapter_folder import read_config
+    from convlora.checkpoint import find_adapter
 
     folder = find_adapter(source)
-    print(json.dumps({"folder": str(folder), **read_adapter_config(folder)}, indent=2))
+    print(json.dumps({"folder": str(folder), **read_config(folder).model_dump()}, indent=2))
 
 
 def merge(
