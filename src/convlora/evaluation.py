@@ -186,7 +186,7 @@ def _check(
     if record is not None and report.found is not None:
         report.problems += check_unseen(report.found, split, record)
     if record is None and report.found is not None and report.found.by_seed:
-        report.problems += _check_same_data(run, folder, report.found)
+        report.problems += check_same_data(run, folder, report.found)
     if record is not None:
         report.problems[:] = _tell_palette(report, data, record.file.with_name(run_files.CONFIG))
     report.raise_if_errors()
@@ -230,7 +230,7 @@ def _palette_of_run(config: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def _check_same_data(run: str, folder: Path, dataset: DataSet) -> list[Problem]:
+def check_same_data(run: str, folder: Path, dataset: DataSet) -> list[Problem]:
     """A model without its run: whether a split by seed is the one it was trained with."""
     if read_config(folder).training.get("data_fingerprint") == dataset.fingerprint:
         return []

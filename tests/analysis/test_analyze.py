@@ -1,6 +1,7 @@
 """The whole analysis of small runs: what is written, what it says, and what is refused."""
 
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from convlora.backbone.image_encoder import ImageEncoder
 from convlora.checkpoint import save_pretrained
 from convlora.data.check import check_dataset
 from convlora.data.images import read_image
+from convlora.data.splits import record_splits
 from convlora.data.transforms import MEAN, STD
 from convlora.errors import ConfigError
 from convlora.model import Segmenter, SegmenterConfig
@@ -164,6 +166,29 @@ def test_the_probes_labels_are_those_at_the_middle_of_each_patch(tmp_path):
         red = 255 * (features[:, 0] * STD[0] + MEAN[0]) / 100
         assert np.array_equal(red.round().astype(int), labels)
         assert not np.array_equal(labels.reshape(8, 8), labels.reshape(8, 8).T)
+
+
+def test_scores_on_training_images_are_warned_of(command, small_backbone, three_class_data, tmp_path):
+    """Other data than the run's, in whose test split some of the run's training images are."""
+    saved(small_backbone, tmp_path / "run" / "best", "lora")
+    record = record_splits(check_dataset(three_class_data).dataset)
+    (tmp_path / "run" / "split.json").write_text(record)
+    data = shutil.copytree(three_class_data, tmp_path / "data")
+    code, text, error = command("analyze", tmp_path / "run", data, "--images", "2")
+    assert (code, "[trained-on]" in text + error) == (0, False)
+    for kind in ("images", "masks"):
+        (data / "train" / kind / "train_00.png").replace(data / "test" / kind / "other.png")
+    code, text, error = command("analyze", tmp_path / "run", data, "--images", "2")
+    assert (code, (text + error).count("[trained-on]")) == (0, 1), error
+    assert "1 images of the split 'test' are training images of the run, first " in text + error
+    assert "Remove them; or take the scores of the probe for those on training images." in text + error
+    (tmp_path / "run" / "split.json").unlink()
+    for kind in ("images", "masks"):
+        for split in ("train", "val", "test"):
+            shutil.copytree(data / split / kind, tmp_path / "flat" / kind, dirs_exist_ok=True)
+    shutil.copy(data / "classes.txt", tmp_path / "flat")
+    code, text, error = command("analyze", tmp_path / "run", tmp_path / "flat", "--images", "2")
+    assert (code, "warning: [unknown-splits]" in text + error) == (0, True), error
 
 
 def test_what_is_refused(small_backbone, three_class_data, tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """Compare an encoder before and after tuning on a user's data; pictures, numbers, and how to read them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,11 @@ from convlora.data.images import read_image
 from convlora.data.labels import read_label
 from convlora.data.layout import DataSet, Pair
 from convlora.data.progress import show_progress
-from convlora.data.splits import read_record
+from convlora.data.report import Problem
+from convlora.data.splits import check_unseen, read_record
 from convlora.data.transforms import Geometry, apply_image, apply_mask, fit_geometry, normalize
 from convlora.errors import ConfigError
-from convlora.evaluation import check_split
+from convlora.evaluation import check_same_data, check_split
 from convlora.figures import check_matplotlib
 from convlora.inference.device import choose_device
 from convlora.model import Segmenter
@@ -86,6 +88,8 @@ def analyze(
     if not isinstance(model, Segmenter):
         raise ConfigError(f"{folder} holds a {model.config.backbone}; only SAM's encoder can be analysed.")
     dataset = _dataset(run, data, list(model.config.classes), split, palette, say)
+    for problem in _seen_in_training(run, folder, dataset, split):
+        say(f"warning: {problem}")
     look = _Look(dataset, split, images, model, choose_device(device))
     found = Analysis(model.config.method, list(dataset.classes), [pair.stem for pair in look.pairs(split)])
     before = load_backbone(model.config.backbone, folder, backbone).sam.image_encoder.eval()
@@ -126,6 +130,17 @@ def _dataset(
     for problem in report.warnings:
         say(f"warning: {problem}")
     return report.dataset
+
+
+def _seen_in_training(run: str | Path, folder: Path, dataset: DataSet, split: str) -> Iterator[Problem]:
+    """Warnings of images that the probe would be scored on, but the run was, or may have been, trained on."""
+    record = read_record(Path(run))
+    if record is None:
+        yield from check_same_data(str(run), folder, dataset) if dataset.by_seed else ()
+        return
+    fix = "Remove them; or take the scores of the probe for those on training images."
+    for problem in check_unseen(dataset, split, record):
+        yield replace(problem, severity="warning", fix=fix)
 
 
 class _Look:
