@@ -3,8 +3,6 @@
 from convlora.metrics.functional import (
     confusion_matrix,
     dice_per_class,
-    image_dice_per_class,
-    image_iou_per_class,
     iou_per_class,
     pixel_accuracy,
     precision_per_class,
@@ -30,8 +28,6 @@ __all__ = [
     "confusion_matrix",
     "dice_per_class",
     "e_measure",
-    "image_dice_per_class",
-    "image_iou_per_class",
     "iou_per_class",
     "mean_absolute_error",
     "pixel_accuracy",

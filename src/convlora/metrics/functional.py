@@ -110,34 +110,6 @@ def pixel_accuracy(matrix: Tensor) -> Tensor:
     return hit.sum(dim=-1) / true.sum(dim=-1)
 
 
-def image_iou_per_class(matrices: Tensor) -> Tensor:
-    """Mean over images of the IoU of each class.
-
-    An image counts for a class only if its truth or its prediction has it.
-
-    Args:
-        matrices: (N, K, K) counts, one matrix an image.
-
-    Returns:
-        (K,) float64; NaN for a class in no image.
-    """
-    return iou_per_class(matrices).nanmean(dim=0)
-
-
-def image_dice_per_class(matrices: Tensor) -> Tensor:
-    """Mean over images of the Dice coefficient of each class.
-
-    An image counts for a class only if its truth or its prediction has it.
-
-    Args:
-        matrices: (N, K, K) counts, one matrix an image.
-
-    Returns:
-        (K,) float64; NaN for a class in no image.
-    """
-    return dice_per_class(matrices).nanmean(dim=0)
-
-
 def check_maps(pred: Tensor, target: Tensor) -> None:
     """Require two maps (H, W) of one size.
 
