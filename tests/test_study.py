@@ -16,6 +16,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "study")]
 
 import claims as study_claims  # noqa: E402  # scripts, not a package
 import comparisons  # noqa: E402
+import images as study_images  # noqa: E402
 import kept as study_kept  # noqa: E402
 import report as study_report  # noqa: E402
 import run as study_run  # noqa: E402
@@ -133,6 +134,52 @@ def test_pairs_of_one_machine_are_counted_and_seeds_can_be_left_out():
     assert (fewer.dice.n, fewer.alike, fewer.by_image) == (2, 1, None)
     assert fewer.dice.mean == pytest.approx(0.15)
     assert verdicts.apart(found, *pair, size=8) == verdicts.apart(found, *pair, sets=("nuclei",)) == []
+
+
+def test_intervals_over_images_are_of_the_mean_over_seeds():
+    ours = {0: {"a": 0.5, "b": 0.6, "c": 0.7}, 1: {"a": 0.7, "b": 0.6, "c": 0.9}}
+    theirs = {0: {"a": 0.4, "b": 0.6, "c": 0.7}, 1: {"a": 0.4, "b": 0.2, "c": 0.7}, 2: {"a": 0.1}}
+    found = verdicts.over_images(ours, theirs, pairs=2)
+    gaps = [0.2, 0.2, 0.1]  # of a, b, c
+    low, high = scipy.stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
+    assert (found.mean, found.low, found.high, found.n) == pytest.approx((sum(gaps) / 3, low, high, 3))
+    assert verdicts.over_images(ours, theirs, pairs=3) is None  # one pair's images were not kept
+
+
+def test_images_of_a_run_are_kept_and_taken_over(tmp_path):
+    keep_runs(tmp_path, 0.02)
+    kept = study_kept.Kept(tmp_path / "methods-nuclei.json", tmp_path / "again", "sam-tiny")
+    cell = Cell(parse_methods("lora")[0], 0)
+    table = tmp_path / "again" / "runs" / cell.name / "images.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("image,mean_dice_foreground,mean_iou\n1,0.25,0.1\n2,,0.1\n")
+    result = kept.content["runs"][cell.name]["result"]
+    kept.add(cell, result)
+    assert kept.content["runs"][cell.name]["images"] == {"1": 0.25}
+    assert comparisons.load(tmp_path)["methods", "nuclei"].images("lora") == {0: {"1": 0.25}}
+    other = study_kept.Kept(tmp_path / "mixture-nuclei.json", tmp_path / "elsewhere", "sam-tiny")
+    other.adopt(Digested(cell, tmp_path, {"digest": result["digest"]}, "test"))
+    assert other.content["runs"][cell.name]["images"] == {"1": 0.25}
+
+
+def test_images_of_older_runs_are_kept_where_the_scores_are_theirs(tmp_path, monkeypatch, capsys):
+    keep_runs(tmp_path, 0.02)
+    file, runs = tmp_path / "methods-nuclei.json", tmp_path / "runs"
+    before = file.read_text()
+    for name in ("lora-seed0", "lora-seed1"):
+        (runs / name / "run" / "best").mkdir(parents=True)
+    monkeypatch.setattr(study_images, "RESULTS", tmp_path)
+    monkeypatch.setattr(study_images, "scored_again", lambda run, data, split: (0.75, {"1": 0.75}))
+    study_images.complete(file, runs, tmp_path)
+    told = capsys.readouterr().out
+    assert "lora-seed0: 1 images" in told
+    assert "lora-seed1: 0.7500 by image, 0.7800 is kept; left alone" in told
+    content = json.loads(file.read_text())["runs"]
+    assert [name for name, run in content.items() if "images" in run] == ["lora-seed0"]
+    other = tmp_path / "mixture-nuclei.json"  # a part that has the same runs, whose folders are gone
+    other.write_text(before)
+    study_images.complete(other, tmp_path / "nowhere", tmp_path)
+    assert json.loads(other.read_text())["runs"]["lora-seed0"]["images"] == {"1": 0.75}
 
 
 def test_what_all_pairs_say_counts_a_run_once(tmp_path):
@@ -272,7 +319,7 @@ def test_the_page_says_what_the_runs_say(tmp_path, gain, word):
     assert lines[at].endswith(" | 3 (3) |")
     assert lines[at + 1].startswith(f"|  |  | cracks | **{sign}")
     alone = "| 3. Adapting the encoder with LoRA beats training the decoder alone, tuned"
-    assert f"{alone} | not measured yet | - | - | - | - |" in text
+    assert f"{alone} | not measured yet | - | - | - | - | - |" in text
     row = "| lora | all | 73.0 ± 3.0 (3) | 78.0 ± 3.0 (3) | 63.0 ± 3.0 (3) | - | - | - | 1,000 | 0.50 | 600 |"
     assert row in text
     under = text.partition("## methods: nuclei")[2].partition("</details>")[0]

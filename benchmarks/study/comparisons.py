@@ -81,6 +81,10 @@ class Comparison:
         """Seed -> digest of the run's configuration and data."""
         return {run["seed"]: run["result"]["digest"] for run in self._of(method, size)}
 
+    def images(self, method: str, size: int | None = None) -> dict[int, dict[str, float]]:
+        """Seed -> Dice of each image, of the runs that kept it."""
+        return {run["seed"]: run["images"] for run in self._of(method, size) if "images" in run}
+
     def machines(self, method: str, size: int | None = None) -> dict[int, str]:
         """Seed -> where it ran."""
         return {run["seed"]: machine(run["made"]["machine"]) for run in self._of(method, size)}

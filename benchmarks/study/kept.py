@@ -9,8 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from images import of_images
+
 from common import environment
 from convlora.backbone.weights import load_sam
+from convlora.comparison.cell import IMAGES
 from convlora.comparison.entries import Cell
 from convlora.comparison.launch import Task
 from convlora.comparison.outcome import identity
@@ -60,16 +63,26 @@ class Kept:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(json.dumps(run["result"], indent=2) + "\n")
 
-    def add(self, cell: Cell, result: dict[str, Any], made: dict[str, Any] | None = None) -> None:
-        """Keep a run that has just ended, and where it was made; one that failed is not kept."""
+    def add(
+        self,
+        cell: Cell,
+        result: dict[str, Any],
+        made: dict[str, Any] | None = None,
+        images: dict[str, float] | None = None,
+    ) -> None:
+        """Keep a run that has just ended, where it was made, and each image's Dice; not one that failed."""
         if "error" in result:
             return
         made = made or {"commit": commit(), "command": command(sys.argv), **environment()}
+        table = self.out / "runs" / cell.name / IMAGES
+        if images is None and table.exists():
+            images = of_images(table)
         self.content["runs"][cell.name] = {
             **identity(cell),
             "tuning": cell.tuning,
             "result": result,
             "made": made,
+            **({"images": images} if images else {}),
         }
         self.write()
 
@@ -86,12 +99,13 @@ class Kept:
         for file in sorted(self.file.parent.glob(f"*-{name}.json")):
             other = json.loads(file.read_text())
             for run in other["runs"].values() if other["backbone"] == self.fingerprint else ():
-                result, tuning = run["result"], run["tuning"]
+                result, tuning, images = run["result"], run["tuning"], run.get("images")
                 if result["digest"] in on_test and not tuning:
                     result = {**result, "digest": task.digest, "scores": result["validation"]}
+                    images = None  # of test
                 if result["digest"] in digests and tuning == task.cell.tuning:
                     result = {**result, "digest": task.digest}
-                    self.add(task.cell, result, run["made"])
+                    self.add(task.cell, result, run["made"], images)
                     return result
         return None
 

@@ -55,7 +55,8 @@ def page(found: Found, plan: dict) -> Iterator[str]:
     yield ""
     yield (
         f"{sizes(found)} Intervals are over seeds of the training on these images: other images, or another "
-        f"split, could change the scores by more. {multiplicity(chain.from_iterable(made.values()))}"
+        "split, could change the scores by more, as the intervals over images show, where each image's Dice "
+        f"was kept. {multiplicity(chain.from_iterable(made.values()))}"
     )
     yield ""
     yield (

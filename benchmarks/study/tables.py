@@ -22,7 +22,15 @@ HEAD = (
 )
 
 
-CLAIM_HEAD = ("claim", "verdict", "on", "Dice (95 % CI)", "by image", "seeds (on one machine)")
+CLAIM_HEAD = (
+    "claim",
+    "verdict",
+    "on",
+    "Dice (95 % CI over seeds)",
+    "by image (over seeds)",
+    "by image (over images)",
+    "seeds (on one machine)",
+)
 
 
 def claim_table(claims: Iterable[Claim]) -> Iterator[str]:
@@ -38,9 +46,9 @@ def claim_table(claims: Iterable[Claim]) -> Iterator[str]:
 
 def said(row: Evidence | None) -> list[str]:
     if row is None:
-        return ["-"] * 4
+        return ["-"] * 5
     alike = "" if row.alike is None else f" ({row.alike})"
-    return [row.name, shown(row.dice), shown(row.by_image), f"{row.dice.n}{alike}"]
+    return [row.name, *map(shown, (row.dice, row.by_image, row.over_images)), f"{row.dice.n}{alike}"]
 
 
 def table(comparison: Comparison, part: str, name: str, plan: dict) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import NamedTuple, TypeVar
 
 from comparisons import BY_IMAGE, METRIC, SETS, Found
@@ -11,6 +12,7 @@ from scipy.stats import t as student_t
 from convlora.comparison.statistics import Difference, paired_difference
 
 Value = TypeVar("Value")
+ByImage = Mapping[int, Mapping[str, float]]  # seed -> image -> Dice
 FEWEST = 3  # seeds; of two the interval is as often short by luck as it is long
 RULE = (
     "A set speaks for a claim, or against it, where the 95 % interval of the paired difference of the pooled "
@@ -35,12 +37,14 @@ class Evidence:
         name: of the set, or of what else is compared.
         dice: difference of the score that decides; positive speaks for the claim.
         by_image: of the mean over images.
+        over_images: the same, its interval over images instead of seeds, if all runs kept each image's.
         alike: pairs whose runs were made on one kind of machine in one precision, if that is known.
     """
 
     name: str
     dice: Difference
     by_image: Difference | None = None
+    over_images: Difference | None = None
     alike: int | None = None
 
     @property
@@ -96,8 +100,27 @@ def apart(
             here = _less(first.machines(ours.method, size), without)
             there = second.machines(theirs.method, size)
             alike = sum(there.get(seed) == where for seed, where in here.items())
-            evidence.append(Evidence(name, dice, by_image, alike))
+            images = over_images(
+                _less(first.images(ours.method, size), without), second.images(theirs.method, size), dice.n
+            )
+            evidence.append(Evidence(name, dice, by_image, images, alike))
     return evidence
+
+
+def over_images(ours: ByImage, theirs: ByImage, pairs: int) -> Difference | None:
+    """Mean over images of the difference that seeds have on average, and its 95 % interval over images.
+
+    None where not all `pairs` of runs have kept each image's Dice.
+    """
+    seeds = sorted(ours.keys() & theirs.keys())
+    if len(seeds) < pairs:
+        return None
+    names = set.intersection(*(set(scores[seed]) for scores in (ours, theirs) for seed in seeds))
+    first, second = (
+        {place: fmean(scores[seed][name] for seed in seeds) for place, name in enumerate(sorted(names))}
+        for scores in (ours, theirs)
+    )
+    return paired_difference(first, second)
 
 
 def claim(text: str, evidence: Sequence[Evidence], *, needed: int = 2) -> Claim:
