@@ -198,7 +198,9 @@ def test_intervals_are_counted_with_and_without_regard_to_their_number():
     gaps = [Difference(0.02, 0.0199, 0.0201, 5), Difference(0.02, 0.0005, 0.0395, 5), *[UNCLEAR] * 4]
     claims = [verdicts.claim("It works", [verdicts.Evidence(f"s{n}", gap)]) for n, gap in enumerate(gaps)]
     text = study_summary.multiplicity(claims)
-    assert text.startswith("Of the 3 intervals of the claims below 2 are clear of zero, each by itself; 1")
+    assert text.startswith(
+        "Of the 3 different intervals over seeds of the claims below 2 are clear of zero, each by itself; 1"
+    )
     assert study_summary.multiplicity([]) == ""
 
 

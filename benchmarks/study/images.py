@@ -1,6 +1,6 @@
 """Keep the Dice of each image beside the runs whose folders are still there; trains nothing.
 
-    python benchmarks/study/images.py DATA --work DIR [--part others] [--set cracks]
+    python benchmarks/study/images.py DATA --part others --set cracks [--work DIR]
 
 Runs that were made before `run.py` kept it are scored again, and kept where their mean over images is that of
 the kept scores (to 0.0005: other processors round otherwise); else it is told, and nothing is kept.

@@ -42,7 +42,10 @@ def page(found: Found, plan: dict) -> Iterator[str]:
     yield "## How to read it"
     yield ""
     yield from setting(found, plan)
-    yield f"{RULE} **Bold** intervals are clear of zero."
+    yield (
+        f"{RULE} **Bold** intervals are clear of zero, also those of two seeds or over images, which decide "
+        "nothing."
+    )
     yield ""
     yield (
         "Differences are in points of 100 of the mean Dice of the foreground classes, on test unless it says "
@@ -55,8 +58,9 @@ def page(found: Found, plan: dict) -> Iterator[str]:
     yield ""
     yield (
         f"{sizes(found)} Intervals are over seeds of the training on these images: other images, or another "
-        "split, could change the scores by more, as the intervals over images show, where each image's Dice "
-        f"was kept. {multiplicity(chain.from_iterable(made.values()))}"
+        "split, could change the scores by more. So *over images* stands the t interval over the test images "
+        "of the same difference, of each image the mean over seeds; `-`: not all of its runs kept each "
+        f"image's Dice. {multiplicity(chain.from_iterable(made.values()))}"
     )
     yield ""
     yield (

@@ -14,7 +14,7 @@ from convlora.data.check import check_dataset
 from convlora.data.convert import convert_dataset
 from convlora.data.images import read_pixels
 from convlora.data.labels import read_label
-from convlora.errors import ConfigError, DataError
+from convlora.errors import ConfigError, DataError, WriteError
 from small import write_image, write_roboflow, write_shapes, write_table, write_yolo
 
 
@@ -109,7 +109,7 @@ def test_a_folder_with_content_is_left_alone(tmp_path):
 
 def test_a_place_that_cannot_be_written(tmp_path):
     data = write_table(tmp_path / "data")
-    with pytest.raises(DataError, match=r"new cannot be written: .* Nothing of it is left\. Make room"):
+    with pytest.raises(WriteError, match=r"new cannot be written: .* Nothing of it is left\. Make room"):
         convert_dataset(data, data / "data.csv" / "new")
 
 

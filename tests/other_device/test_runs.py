@@ -85,7 +85,16 @@ def test_a_run_that_was_cut_off_ends_in_the_same_weights(
         patch.setattr(fit_module._Run, "_after_step", cut)
         with pytest.raises(CutOffError):
             call(tmp_path / "cut")
+    places = set()
+
+    def watch(self, done):
+        steps = [state["step"] for state in self.optimizer.state.values()]
+        places.update(step.device.type for step in steps)  # else each step would wait for the device
+        return real(self, done)
+
+    monkeypatch.setattr(fit_module._Run, "_after_step", watch)
     cut_off = call(tmp_path / "cut", resume=True)
+    assert places == {"cpu"}
     one, other = weights(whole), weights(cut_off)
     assert all(torch.equal(one[key], other[key]) for key in one)
 

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,9 +21,10 @@ from convlora.data.check import check_dataset
 from convlora.embedding_store import cache_folder
 from convlora.errors import ConfigError
 from convlora.training import fit as fit_module
+from convlora.training import processes as processes_module
 from convlora.training.fit import fit
 from convlora.training.objective import make_objective
-from convlora.training.processes import check_launcher_variables
+from convlora.training.processes import check_launcher_variables, meet
 from convlora.training.report import Reporter
 from convlora.training.validation import Validation
 
@@ -353,3 +356,40 @@ def test_launcher_variables_that_are_fine(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "")
     with pytest.raises(ConfigError, match="The environment variable LOCAL_RANK is ''"):
         check_launcher_variables()
+
+
+@pytest.mark.parametrize(
+    ("images", "previews", "count"), [(10, 3, 4), (2, 3, 2), (9, 0, 2), (5, 2, 1), (4, 3, 3)]
+)
+def test_images_are_shared_out_and_the_first_process_has_the_previews(images, previews, count):
+    """It alone writes files, and the others may have no folder to write to."""
+    pairs = list(range(images))
+    mine = []
+    for process in range(count):
+        place = SimpleNamespace(num_processes=count, process_index=process, is_main_process=process == 0)
+        run = SimpleNamespace(
+            dataset=SimpleNamespace(splits={"val": pairs}),
+            accelerator=place,
+            config=SimpleNamespace(previews=previews),
+        )
+        mine.append(Validation.mine(run))
+    assert sorted(pair for own in mine for pair in own) == pairs
+    assert mine[0][:previews] == pairs[:previews]
+    most = max(map(len, mine))
+    assert most <= max(previews, -(-images // count))
+
+
+def test_processes_wait_longer_for_each_other_than_nccl_does(monkeypatch):
+    """Ten minutes, while one of them may compute embeddings that the others have."""
+    asked = []
+    monkeypatch.setattr(processes_module, "PartialState", lambda **options: asked.append(options))
+    for size in ("1", "2"):
+        monkeypatch.setenv("WORLD_SIZE", size)
+        meet()
+    assert asked == [{"cpu": True}, {"cpu": True, "timeout": timedelta(hours=3)}]
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    meet()
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    meet()
+    assert asked[2:] == [{"cpu": False}, {"cpu": True}]

@@ -15,7 +15,7 @@ from convlora.data.layout import BY_SEED, DataSet, Pair
 from convlora.data.masks import save_mask
 from convlora.data.progress import ShowProgress, no_progress
 from convlora.data.tiling import LEAST_SIDE, cut
-from convlora.errors import ConfigError, DataError
+from convlora.errors import ConfigError, DataError, WriteError
 from convlora.output import check_new_folder, filled_at_once
 
 
@@ -68,7 +68,8 @@ def convert_dataset(
         progress: shows how far the check is.
 
     Raises:
-        DataError: the data has errors, `out` holds something or cannot be written, or two names clash.
+        DataError: the data has errors, `out` holds something, or two names clash.
+        WriteError: `out` cannot be written.
         ConfigError: `tile` or `split_seed` is no whole number or too small; `group_by` is no regular
             expression, does not fit an image, or the data has splits.
     """
@@ -96,7 +97,7 @@ def convert_dataset(
         with filled_at_once(out) as part:
             counts, left_out = _write(dataset, part, tile)
     except OSError as error:
-        raise DataError(
+        raise WriteError(
             f"{out} cannot be written: {error}. Nothing of it is left. Make room, or choose another place."
         ) from error
     warnings = tuple(gathered(report.warnings))

@@ -5,7 +5,6 @@ from typing import Any
 
 import psutil
 import torch
-from accelerate import PartialState
 
 from convlora.backbone.presets import BACKBONES, SamSpec
 from convlora.backbone.sam import Sam
@@ -17,13 +16,13 @@ from convlora.data.layout import DataSet
 from convlora.data.splits import limit_training, lost_classes, read_record
 from convlora.embedding_store import cache_folder, cache_limit
 from convlora.errors import ConfigError
-from convlora.inference.device import slowness, training_dtype
+from convlora.inference.device import advised_half, autocast_dtype, slowness, training_dtype
 from convlora.model import Segmenter, SegmenterConfig
 from convlora.training.memory import MIB, StepMemory, estimate_peak, simulate_step
 from convlora.training.notes import blank_masks, made_splits, remarks, thin_areas
 from convlora.training.objective import choose_head
 from convlora.training.plan import Plan, make_plan
-from convlora.training.processes import check_launcher_variables
+from convlora.training.processes import check_launcher_variables, meet
 from convlora.training.validation import check_metric
 from convlora.unet import UNET
 
@@ -90,10 +89,11 @@ class DryRun:
         return f"embeddings: at most {self.embeddings_mb:,} MB in {cache_folder()}, which may take {limit}"
 
     def _advice(self) -> str:
-        bf16 = self.precision == "fp32" and not slowness(torch.bfloat16, torch.device(self.device))
+        device = torch.device(self.device)
+        half = advised_half(autocast_dtype(self.precision, device), device)
         options = {  # text -> whether there is anything to gain, and whether a resumed run may change it
             f"--micro-batch {self.plan.micro_batch // 2}": (self.plan.micro_batch > 1, True),
-            "--precision bf16": (bf16, False),
+            f"--precision {half}": (half is not None, False),
             "--checkpointing": (not self.checkpointing, True),
             f"--image-size {self.image_size // 2}": (True, False),
             "a smaller --backbone": (True, False),
@@ -135,7 +135,7 @@ def dry_run(config: RunConfig, resume: bool = False) -> DryRun:
     check_metric(config.metric, dataset.classes)
     spec = _spec(config.backbone)
     built = _segmenter_config(config, spec, dataset.classes)
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    state = meet()
     dtype = training_dtype(config.precision, state.device)
     plan = make_plan(config, len(dataset.splits["train"]), spec.encoder.embed_dim, state.num_processes)
     slow = slowness(dtype, state.device)
@@ -157,7 +157,7 @@ def dry_run(config: RunConfig, resume: bool = False) -> DryRun:
         precision={None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype],
         device=state.device.type,
         plan=plan,
-        memory_mib=max(peak, native + held) // MIB,
+        memory_mib=max(peak, native + (held if state.device.type == "cpu" else 0)) // MIB,
         free_mib=free_bytes(state.device) // MIB,
         step=step,
         checkpointing=config.checkpointing,

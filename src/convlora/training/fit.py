@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env, set_seed
 
@@ -36,12 +36,18 @@ from convlora.training.lock import locked
 from convlora.training.loop import Loop
 from convlora.training.notes import blank_masks, made_splits, notes, remarks, thin_areas
 from convlora.training.objective import choose_head, make_objective
-from convlora.training.optimizer import make_optimizer
+from convlora.training.optimizer import keep_counters, make_optimizer
 from convlora.training.out_of_memory import keep_off_main_memory
 from convlora.training.plan import make_plan
 from convlora.training.prefetch import prefetched
 from convlora.training.prepare import prepare_embeddings
-from convlora.training.processes import check_agreement, check_launch, check_launcher_variables, disconnect
+from convlora.training.processes import (
+    check_agreement,
+    check_launch,
+    check_launcher_variables,
+    disconnect,
+    meet,
+)
 from convlora.training.report import Reporter
 from convlora.training.resume import Progress, State, check_made_with, load_state, save_state, trim_log
 from convlora.training.stream import Examples, make_loader
@@ -82,10 +88,9 @@ def fit(config: RunConfig, resume: bool = False, command: Sequence[str] | None =
     dataset = limit_training(report.dataset, config.train_images, config.seed)
     check_metric(config.metric, dataset.classes)
     AcceleratorState._reset_state()  # else a second run in this process is bound to the first one's precision
-    # without cpu=True, processes launched on a machine without a GPU would each train alone
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    dtype = training_dtype(config.precision, PartialState(cpu=cpu).device)
-    accelerator = Accelerator(cpu=cpu, mixed_precision=_ACCELERATE[dtype])
+    device = meet().device
+    dtype = training_dtype(config.precision, device)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=_ACCELERATE[dtype])
     check_launch(accelerator)
     keep_off_main_memory(accelerator.device)
     set_seed(config.seed, device_specific=True)
@@ -141,6 +146,7 @@ class _Run:
         self._check_agreement(state)
         self.optimizer = optimizer
         model, optimizer = accelerator.prepare(self.segmenter, optimizer)
+        keep_counters(self.optimizer)
         objective = make_objective(self.segmenter, config.loss)
         with Reporter(config.out, self.plan.steps, config.metric, accelerator.is_main_process) as reporter:
             self.reporter = reporter
@@ -157,8 +163,9 @@ class _Run:
             loop.done, loop.splits = self.progress.step, self.progress.splits
             self.loop = loop
             images, workers = self._images(embeddings)
+            pin = accelerator.device.type == "cuda"
             loader = make_loader(
-                images, self.plan, config.seed, workers, accelerator.process_index, loop.done
+                images, self.plan, config.seed, workers, accelerator.process_index, loop.done, pin
             )
             # the CPU's own arithmetic would be slowed down; embeddings may be computed while they are read
             ahead = accelerator.device.type != "cpu" and embeddings is None and not workers
@@ -351,5 +358,5 @@ def _refuse_sharding() -> None:
             raise ConfigError(
                 f"The launcher asks for {name}, which convlora does not support: only adapters and the mask "
                 "decoder train, so there is next to nothing to shard. Launch with --multi_gpu (DDP) instead; "
-                "where memory is short, lower --micro-batch or --image-size, or use --precision bf16."
+                "where memory is short, lower --micro-batch or --image-size, or leave --precision at auto."
             )

@@ -23,6 +23,16 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=lr, fused=fused)
 
 
+def keep_counters(optimizer: torch.optim.Optimizer) -> None:
+    """Keep AdamW's step counters on the CPU, also those of a state that was read back.
+
+    AdamW looks at each in every step; on the device, where accelerate puts them, it would wait for each.
+    """
+    for state in optimizer.state.values():
+        if "step" in state and not optimizer.defaults.get("fused"):
+            state["step"] = state["step"].cpu()
+
+
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and name.rpartition(".")[2] != "bias"  # the experts' biases are (experts, r)
 

@@ -2,9 +2,10 @@
 
 import hashlib
 import os
+from datetime import timedelta
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
 
 from convlora.errors import ConfigError
@@ -12,6 +13,22 @@ from convlora.errors import ConfigError
 if torch.distributed.is_available():
     # its functions' defaults hold whatever connection exists when DDP imports it, and nothing ends that then
     import torch.distributed.nn.functional
+
+
+#: Processes wait for each other while each computes the embeddings that its machine lacks, which may take
+#: longer than the ten minutes after which NCCL ends all of them.
+PATIENCE = timedelta(hours=3)
+
+
+def meet() -> PartialState:
+    """Let the processes of this run find each other; a process alone is one too.
+
+    It trains on the CPU where nothing else is there, or `ACCELERATE_USE_CPU` asks for it: processes launched
+    on a machine without a GPU would each train alone without that.
+    """
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return PartialState(cpu=cpu, **({"timeout": PATIENCE} if several else {}))
 
 
 def check_launcher_variables() -> None:

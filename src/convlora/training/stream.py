@@ -75,15 +75,22 @@ class StreamDataset(Dataset[dict[str, Tensor]]):
 
 
 def make_loader(
-    images: Examples, plan: Plan, seed: int, workers: int, process: int = 0, first_step: int = 0
+    images: Examples,
+    plan: Plan,
+    seed: int,
+    workers: int,
+    process: int = 0,
+    first_step: int = 0,
+    pin: bool = False,
 ) -> DataLoader[dict[str, Tensor]]:
     """Loader of micro-batches: 'image' (b, 3, S, S) or 'embedding', 'mask' (b, S, S) and 'key' (b,).
 
-    The key is a number of the image's place in the stream: all randomness of a step is drawn from it.
+    The key is a number of the image's place in the stream: all randomness of a step is drawn from it. With
+    `pin`, batches lie where a GPU of NVIDIA's reads them while it computes.
     """
     return DataLoader(
         StreamDataset(images, seed),
         batch_sampler=PositionSampler(plan, process, first_step),
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin,
     )

@@ -101,7 +101,7 @@ class Validation:
         # measures at native size that would choose nothing are left to `evaluate`
         metrics = new_metrics(self.dataset.classes, saliency=config.metric in SALIENCY_KEYS)
         pairs = self.dataset.splits["val"]
-        shown = {pair.stem for pair in pairs[: config.previews]}  # by the process that scores the image
+        shown = {pair.stem for pair in pairs[: config.previews]}
 
         def preview(pair: Pair, prediction: Prediction, _: dict[str, float]) -> None:
             if pair.stem in shown:
@@ -115,9 +115,12 @@ class Validation:
         return metrics.compute()
 
     def mine(self) -> list[Pair]:
-        """The images that this process scores."""
-        pairs = self.dataset.splits["val"]
-        return pairs[self.accelerator.process_index :: self.accelerator.num_processes]
+        """The images that this process scores: of several, the first has those whose previews it writes."""
+        pairs, count = self.dataset.splits["val"], self.accelerator.num_processes
+        own = max(self.config.previews, -(-len(pairs) // count))
+        if self.accelerator.is_main_process:
+            return pairs[:own] if count > 1 else pairs
+        return pairs[own + self.accelerator.process_index - 1 :: count - 1]
 
     def _save(self, scores: dict[str, Any], progress: Progress, better: bool) -> None:
         out = self.config.out
