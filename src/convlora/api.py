@@ -1,7 +1,7 @@
 """The commands of models as functions: train, evaluate, predict, compare, analyze, merge; and load.
 
-Each imports what it needs when it is called: `load` needs no training, and mistakes show before torch is
-there. Those of data are in `api_data`.
+Each imports what it needs when it is called: `load` needs no training, and `predict` tells of mistakes in
+images and places before torch is loaded. Those of data are in `api_data`.
 """
 
 import warnings

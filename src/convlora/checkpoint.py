@@ -57,17 +57,19 @@ def save_pretrained(
     if wrong := no_path(str(folder)):
         raise WeightsError(f"The model's folder {wrong}")
     _check_replaceable(folder)
+    try:
+        json.dumps(metadata)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            "metadata must hold what JSON can: text, numbers, True, None, lists and mappings; "
+            f"{str(error)[:200]}. Convert it, as by float(...) or .tolist()."
+        ) from error
     tensors = {name: t.cpu().contiguous() for name, t in adapter_state_dict(segmenter).items()}
     part = part_of(folder)
     try:
         _write(segmenter, tensors, part, metadata)
         _compare(tensors, part)
         replace_folder(part, folder)
-    except TypeError as error:
-        raise ConfigError(
-            f"metadata is {metadata!r}; it must hold what JSON can: text, numbers, True, None, lists and "
-            f"mappings ({error})."
-        ) from error
     except (OSError, SafetensorError) as error:
         raise WeightsError(
             f"{folder} cannot be written: {error}. What was there before is kept; make room, or save "

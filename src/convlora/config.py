@@ -103,7 +103,12 @@ class RunConfig(BaseModel):
     patience: int | None = Field(
         None, ge=1, description="Validations without gain before the run stops; else it goes to its end."
     )
-    previews: int = Field(3, ge=0, le=32, description="Validation images drawn at each validation.")
+    previews: int = Field(
+        3,
+        ge=0,
+        le=32,
+        description="Validation images drawn at each validation; of several processes the first scores them.",
+    )
 
     @field_validator("*", mode="before")
     @classmethod

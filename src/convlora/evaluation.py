@@ -127,9 +127,8 @@ def evaluate_run(
         warn(f"warning: {line}")
     metrics, table = new_metrics(classes), ImageScores()
     predictor = Predictor(segmenter, device, precision, engine, tile=tile, tile_overlap=tile_overlap)
-    if note := tile_note(tiles, report.statistics["largest image"], segmenter.largest_image):
-        warn(f"warning: {note}")
     rows: list[Image.Image] = []
+    notes: list[str] = []
     shown = {pair.stem for pair in pairs[:: max(1, len(pairs) // _OVERVIEW_ROWS)][:_OVERVIEW_ROWS]}
 
     with show_progress(len(pairs), f"scoring {split}", "scored {} of {} images") as advance:
@@ -137,11 +136,15 @@ def evaluate_run(
         def each(pair: Pair, prediction: Prediction, of_image: dict[str, float]) -> None:
             advance()
             table.add(pair.stem, of_image)
+            height, width = prediction.ids.shape
+            notes.append(tile_note(tiles, (height, width), segmenter.largest_image))
             if pictures is not None:
                 picture = write_comparison(pair, prediction, dataset, pictures / f"{pair.stem}.png")
                 rows.extend([picture] if pair.stem in shown else [])
 
         score_pairs(predictor, dataset, pairs, metrics, each)
+    if large := next(filter(None, notes), ""):
+        warn(f"warning: {large}")
     if pictures is not None:
         overview = stack_rows(rows)
         write_whole(pictures / _OVERVIEW, lambda part: overview.save(part, format="PNG"))

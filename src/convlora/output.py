@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from convlora.errors import ConfigError, DataError
-from convlora.errors import WriteError as WriteError
+from convlora.errors import ConfigError, DataError, WriteError
 
 CACHE = "CONVLORA_CACHE"
 """Environment variable: where the user wants what is kept between runs, and may be deleted."""

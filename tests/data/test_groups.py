@@ -57,7 +57,7 @@ def test_splits_that_a_seed_drew(tmp_path):
     root = write_table(tmp_path / "data", split=False)
     problems = told(check_dataset(root, group_by="train|val|test"))
     assert problems
-    assert problems[0].fix.endswith(f"convlora convert {root} --out NEW --group-by REGEX.")
+    assert problems[0].fix.endswith(f"convlora convert {root} --out NEW --group-by 'train|val|test'.")
     assert check_dataset(root).ok
 
 

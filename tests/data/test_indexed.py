@@ -47,6 +47,13 @@ def told(report, code):
     return [problem for problem in report.problems if problem.code == code]
 
 
+@pytest.mark.parametrize(("red", "told_of"), [(184, False), (183, True)])
+def test_colours_that_were_rounded_are_the_same(data, red, told_of):
+    for i, path in enumerate(masks(data)):
+        save_indexed(path, ids(path), BLACK, RED if i else (red, 0, 0))
+    assert bool(told(check_dataset(data), "mixed-palette")) == told_of
+
+
 def test_indices_that_are_the_other_way_round_in_some_masks(data):
     plain = [ids(path) for path in masks(data, "train")]
     report = check_dataset(inverse(data, 3))

@@ -263,6 +263,15 @@ def test_one_odd_value(data, values, lines, named):
         assert set(np.unique(mended.read())) == ({0, 1} if len(lines) == 2 else {0, 1, 255})
 
 
+def test_no_palette_is_told_for_masks_of_16_bits(data):
+    """It could not be applied to them."""
+    for path in data.rglob("masks/*.png"):
+        Image.fromarray(np.array(Image.open(path)).astype(np.uint16) * 2).save(path)
+    told = [p for p in check_dataset(data).errors if p.code == "unknown-ids"]
+    assert told
+    assert not any("palette.txt" in p.fix for p in told)
+
+
 def test_one_odd_value_of_indexed_masks(data):
     """A palette reads what a viewer shows."""
     for path in data.rglob("masks/*.png"):

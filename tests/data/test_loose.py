@@ -87,7 +87,9 @@ def test_folders_of_patients(data, images, masks):
     write_the_table(said)
     assert said.partition(" writes ")[2].startswith(f"{root / 'data.csv'}; give that as DATA.")
     table = root / "data.csv"
-    assert sum(check_dataset(table).statistics["images"].values()) == 6
+    report = check_dataset(table)
+    assert sum(report.statistics["images"].values()) == 6
+    assert "unused-folder" not in {problem.code for problem in report.problems}  # the table names its images
     pattern = said.partition("--group-by '")[2].partition("' convert keeps")[0]
     assert convert_dataset(table, data / "new", group_by=pattern).counts == {"train": 2, "val": 2, "test": 2}
     table.unlink()

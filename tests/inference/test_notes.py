@@ -1,5 +1,6 @@
 """What is told of images that the model does not see as in its training, in Python as on the command line."""
 
+import shutil
 import warnings
 
 import numpy as np
@@ -40,11 +41,17 @@ def test_large_tiles_are_told_once(command, model, tmp_path):
     assert command(*run, tmp_path / "small", "--tile", "52")[2] == ""  # nothing is cut
 
 
-def test_evaluate_tells_of_large_tiles(command, model, binary_data):
+def test_evaluate_tells_of_large_tiles(command, model, binary_data, tmp_path):
     run = ["evaluate", model, binary_data, "--precision", "fp32", "--tile"]
     assert f"warning: {TILES}" in command(*run, "52")[2]
     assert "tiles of" not in command(*run, "48")[2]
     assert "tiles of" not in command(*run, "64")[2]  # nothing is cut
+    other = shutil.copytree(binary_data, tmp_path / "data")
+    for folder in ("images", "masks"):  # large ones, of a split that is not scored
+        for file in (other / "train" / folder).iterdir():
+            Image.open(file).resize((200, 200), Image.Resampling.NEAREST).save(file)
+    run[2] = other
+    assert "tiles of" not in command(*run, "64")[2]
 
 
 def varying_alpha(path):

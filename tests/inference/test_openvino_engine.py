@@ -12,7 +12,7 @@ import torch
 
 import convlora
 from convlora.checkpoint import from_pretrained, save_pretrained
-from convlora.errors import ConfigError, DisagreementError, MissingExtraError
+from convlora.errors import ConfigError, DisagreementError, MissingExtraError, WriteError
 from convlora.head import HeadOutput
 from convlora.inference.engine import choose_computing
 from convlora.inference.openvino import engine as engine_module
@@ -21,7 +21,6 @@ from convlora.inference.openvino.agreement import Difference, check_agreement, d
 from convlora.inference.openvino.engine import OpenVinoEngine
 from convlora.inference.predictor import Predictor
 from convlora.model import Segmenter
-from convlora.output import WriteError
 from small import write_image
 
 PIXELS = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

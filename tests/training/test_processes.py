@@ -375,8 +375,7 @@ def test_images_are_shared_out_and_the_first_process_has_the_previews(images, pr
         mine.append(Validation.mine(run))
     assert sorted(pair for own in mine for pair in own) == pairs
     assert mine[0][:previews] == pairs[:previews]
-    most = max(map(len, mine))
-    assert most <= max(previews, -(-images // count))
+    assert max(map(len, mine)) <= max(previews, -(-images // count))
 
 
 def test_processes_wait_longer_for_each_other_than_nccl_does(monkeypatch):

@@ -18,6 +18,7 @@ from convlora.analysis.text import how_to_read
 from convlora.backbone.image_encoder import Block, ImageEncoder
 from convlora.checkpoint import find_adapter, from_pretrained, load_backbone
 from convlora.data.check import check_dataset
+from convlora.data.gather import gathered
 from convlora.data.images import read_image
 from convlora.data.labels import read_label
 from convlora.data.layout import DataSet, Pair
@@ -127,8 +128,8 @@ def _dataset(
         data, classes=classes, palette=palette, splits=wanted, record=record, progress=show_progress
     )
     report.raise_if_errors()
-    for problem in report.warnings:
-        say(f"warning: {problem}")
+    for line in gathered(report.warnings):
+        say(f"warning: {line}")
     return report.dataset
 
 

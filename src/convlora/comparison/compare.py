@@ -16,6 +16,7 @@ from convlora.comparison.report import write_report
 from convlora.comparison.settings import FACTORS, OF_A_RUN, TUNING_SEED, Settings, record_settings
 from convlora.config import RunConfig, make_config
 from convlora.data.check import check_dataset
+from convlora.data.gather import gathered
 from convlora.data.layout import DataSet
 from convlora.data.progress import show_progress
 from convlora.errors import ConfigError
@@ -100,8 +101,8 @@ def _check_data(config: RunConfig, settings: Settings, say: Callable[[str], None
         progress=show_progress,
     )
     report.raise_if_errors()
-    for problem in report.warnings:
-        say(f"warning: {problem}")
+    for line in gathered(report.warnings):
+        say(f"warning: {line}")
     dataset = report.dataset
     for metric in (config.metric, *settings.metrics):
         check_metric(metric, dataset.classes)

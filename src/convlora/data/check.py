@@ -104,8 +104,9 @@ def check_dataset(
     report.problems += _with_renames(problems, source.base)
     report.problems += check_copies(folders, pairs, images)
     placed = {split: [pair.image for pair in found] for split, found in pairs.items()}
-    if together is not None:
-        report.problems += check_groups(placed, together, folders[0].split == "all", root)
+    if together is not None and group_by is not None:
+        drawn = folders[0].split == "all"
+        report.problems += check_groups(placed, together, drawn, group_by, root)
     if scored is not None:
         report.problems[:] = only_split(report.problems, scored, folders, pairs, source.places)
     shares = _shares(pairs.get("train", []), names, encoding, masks)

@@ -14,6 +14,7 @@ from convlora.data.yolo import BAD_LINE
 from convlora.settings import as_typed
 
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
+_ROUNDED = 16  # levels
 
 
 def join_colour_masks(
@@ -49,13 +50,18 @@ def check_indices(masks: Sequence[MaskFacts], binary: bool, base: Path, root: Pa
     odd = [
         _tell_index(mask, index, *usual[index])
         for mask in masks
-        for index in [next((i for i, c in mask.colours.items() if c != usual[i][0]), None)]
+        for index in [next((i for i, c in mask.colours.items() if not _alike(c, usual[i][0])), None)]
         if index is not None
     ]
     if odd:
         yield from _with_draft(odd, masks, "have other colours than most", base, root)
     elif binary and usual.get(0, ("",))[0] == _WHITE:
         yield from _check_inverse([m for m in masks if _looks_inverse(m)], base)
+
+
+def _alike(one: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
+    """Whether two colours look the same: programs round them."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=True)) <= _ROUNDED
 
 
 def _usual_colours(masks: Iterable[MaskFacts]) -> dict[int, tuple[tuple[int, int, int], MaskFacts]]:

@@ -1,6 +1,6 @@
 """Checks of folders: what lies in them that is not read, and splits under other names."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from convlora.data.images import EXTENSIONS, belongs_to_map, is_image
@@ -18,7 +18,7 @@ PICTURES = {"gif", "jp2", "heic", "heif", "avif", "dcm", "nii", "gz", "npy", "np
 PICTURES |= {"ppm", "pbm", "exr", "tga", "jxl", "jfif", "raw", "dng", "psd", "mha", "nrrd"}
 
 
-def check_folders(base: Path, folders: Iterable[Folder]) -> Iterator[Problem]:
+def check_folders(base: Path, folders: Sequence[Folder]) -> Iterator[Problem]:
     """All that lies there and is not read."""
     for folder in folders:
         if folder.fault:
@@ -26,7 +26,7 @@ def check_folders(base: Path, folders: Iterable[Folder]) -> Iterator[Problem]:
         for stray in folder.others:
             if stray.name.lower() not in _LITTER and not (stray.is_file() and belongs_to_map(stray)):
                 yield _tell_stray(stray, "images" in {stray.parent.name, stray.parent.parent.name})
-    yield from _check_splits(base)
+    yield from _check_splits(base, {image.parent for folder in folders for image in folder.images})
     for name in ("data.csv", "data.yaml", "data.yml", "palette.txt"):
         if (base / name).is_dir():
             found, rule = "a folder, not a file", f"{name} is read as a text file."
@@ -85,7 +85,7 @@ def _tell_folder(path: Path) -> Problem:
     return Problem("error", "sub-folder", str(path), found, rule, fix)
 
 
-def _check_splits(base: Path) -> Iterator[Problem]:
+def _check_splits(base: Path, read: set[Path]) -> Iterator[Problem]:
     for name_of_split, names in SPLITS.items():
         there = [name for name in names if (base / name / "images").is_dir()]
         if len(there) > 1:
@@ -96,6 +96,8 @@ def _check_splits(base: Path) -> Iterator[Problem]:
     misnamed = _misnamed(base)
     for path in _folders(base):
         if _is_known(path, known) or not (path / "images").is_dir():
+            continue
+        if any(place.is_relative_to(path) for place in read):  # a table names its images
             continue
         rule = (
             f"Folders of splits are called {', '.join(name for names in SPLITS.values() for name in names)}."

@@ -11,7 +11,7 @@ from convlora.settings import as_typed
 
 
 def check_groups(
-    splits: Mapping[str, Sequence[Path]], group: Grouping, drawn: bool, data: Path
+    splits: Mapping[str, Sequence[Path]], group: Grouping, drawn: bool, expression: str, data: Path
 ) -> Iterator[Problem]:
     """Groups that are in more than one split.
 
@@ -19,6 +19,7 @@ def check_groups(
         splits: images of each split.
         group: of an image.
         drawn: whether a seed made the splits.
+        expression: that the user gave.
         data: what the user calls DATA.
     """
     places: dict[str, Counter[str]] = {}
@@ -30,7 +31,7 @@ def check_groups(
             first.setdefault(name, image)
     fix = "Move all of its images into one split."
     if drawn:
-        command = as_typed(["convlora", "convert", str(data), "--out", "NEW", "--group-by", "REGEX"])
+        command = as_typed(["convlora", "convert", str(data), "--out", "NEW", "--group-by", expression])
         fix = f"Make splits of whole groups: {command}."
     for name, held in places.items():
         if len(held) > 1:

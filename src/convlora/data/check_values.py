@@ -88,7 +88,7 @@ def _not_binary(masks: list[MaskFacts], values: set[int], names: tuple[str, ...]
 def _draft(values: set[int], masks: list[MaskFacts], names: tuple[str, ...]) -> str:
     """A palette where one value is odd: the only one beside another, or one that is neither class."""
     odd = values - {0, 1, IGNORE}
-    if len(odd) != 1:
+    if len(odd) != 1 or any(mask.deep for mask in masks):  # which no palette is applied to
         return ""
     below, above = names
     if len(values) == 2:

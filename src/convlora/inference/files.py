@@ -12,7 +12,7 @@ from PIL import Image
 from convlora.data.images import open_image, pixels_of
 from convlora.data.masks import save_mask
 from convlora.data.progress import show_progress
-from convlora.errors import ConvLoraError, DataError, DisagreementError
+from convlora.errors import ConvLoraError, DataError, DisagreementError, WriteError
 from convlora.inference.arrays import NpyRows
 from convlora.inference.drawing import overlay as draw
 from convlora.inference.geotiff import check_georeference, save_geotiff
@@ -23,7 +23,7 @@ from convlora.inference.pipeline import one_by_one, overlapped
 from convlora.inference.predictor import Predictor
 from convlora.inference.tiled import forget
 from convlora.model import foreground_ids
-from convlora.output import WriteError, write_whole
+from convlora.output import write_whole
 
 
 @dataclass
@@ -214,9 +214,7 @@ def _finish(job: Job, result: _Result | ConvLoraError | None, outcome: Outcome) 
     else:
         try:
             _write(job, result)
-        except WriteError:
-            raise  # no other image would fare better
-        except DataError as error:  # its own name is at fault
+        except DataError as error:  # its own name is at fault; where nothing can be written, all would fail
             outcome.failures.append((job.image, str(error)))
         else:
             outcome.written += 1

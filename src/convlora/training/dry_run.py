@@ -12,6 +12,7 @@ from convlora.backbone.weights import load_sam
 from convlora.config import RunConfig
 from convlora.data.check import check_dataset
 from convlora.data.dataset import bytes_kept
+from convlora.data.gather import gathered
 from convlora.data.layout import DataSet
 from convlora.data.splits import limit_training, lost_classes, read_record
 from convlora.embedding_store import cache_folder, cache_limit
@@ -171,7 +172,7 @@ def dry_run(config: RunConfig, resume: bool = False) -> DryRun:
             *thin_areas(dataset, built.image_size, built.resize, spec.encoder.patch_size),
         ],
         warnings=[
-            *map(str, report.warnings),
+            *gathered(report.warnings),
             *lost_classes(report.dataset, dataset),
             *blank_masks(config, dataset, report.warnings),
             *([slow] if slow else []),

@@ -18,6 +18,7 @@ from convlora.config import RunConfig
 from convlora.data.augment import AugmentConfig
 from convlora.data.check import check_dataset
 from convlora.data.dataset import SegmentationDataset
+from convlora.data.gather import gathered
 from convlora.data.layout import DataSet
 from convlora.data.progress import show_progress
 from convlora.data.splits import limit_training, lost_classes, read_record, record_splits
@@ -97,7 +98,7 @@ def fit(config: RunConfig, resume: bool = False, command: Sequence[str] | None =
     slow = slowness(dtype, accelerator.device)
     lost = lost_classes(report.dataset, dataset)
     told = [*notes(config, dataset.classes, report.named), *blank_masks(config, dataset, report.warnings)]
-    warnings = [*map(str, report.warnings), *lost, *told, *([slow] if slow else [])]
+    warnings = [*gathered(report.warnings), *lost, *told, *([slow] if slow else [])]
     best = _Run(config, dataset, accelerator, warnings, command).train(resume)
     disconnect(accelerator)
     return best

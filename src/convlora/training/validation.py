@@ -115,11 +115,11 @@ class Validation:
         return metrics.compute()
 
     def mine(self) -> list[Pair]:
-        """The images that this process scores: of several, the first has those whose previews it writes."""
+        """The images that this process scores; process 0, which writes the previews, has the first."""
         pairs, count = self.dataset.splits["val"], self.accelerator.num_processes
-        own = max(self.config.previews, -(-len(pairs) // count))
+        own = max(self.config.previews, -(-len(pairs) // count)) if count > 1 else len(pairs)
         if self.accelerator.is_main_process:
-            return pairs[:own] if count > 1 else pairs
+            return pairs[:own]
         return pairs[own + self.accelerator.process_index - 1 :: count - 1]
 
     def _save(self, scores: dict[str, Any], progress: Progress, better: bool) -> None:

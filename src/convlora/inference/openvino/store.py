@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from convlora._version import __version__
+from convlora.errors import WriteError
 from convlora.inference.openvino.runtime import version
 from convlora.model import SegmentationModel
-from convlora.output import CACHE, WriteError, cache_root, replace_folder, to_disk, write_text
+from convlora.output import CACHE, cache_root, replace_folder, to_disk, write_text
 from convlora.weight_files import file_digest
 
 FORMAT = 1
